@@ -1,0 +1,41 @@
+"""Failures that look alike, counted together."""
+
+import hashlib
+import re
+
+import pandas as pd
+
+_VARYING = re.compile(r"0x[0-9a-fA-F]+|[0-9a-f]{8,}|\d+(\.\d+)?(e[+-]?\d+)?")
+
+COLUMNS = ("failure_class", "fingerprint", "count", "what", "first", "error")
+
+
+def fingerprint(error: str) -> str:
+    """Eight digits that errors share which differ in numbers, addresses and ids alone."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    alike = _VARYING.sub("#", lines[-1]) if lines else ""
+    return hashlib.sha256(alike.encode()).hexdigest()[:8]
+
+
+def group_failures(trials: pd.DataFrame, teachers: pd.DataFrame) -> pd.DataFrame:
+    """One row for each class and fingerprint of what has failed, the most frequent first.
+
+    `first` is the id of the earliest, and `error` its last lines.
+    """
+    work = pd.concat(
+        [
+            trials.assign(what="trial", first=trials["trial_id"]),
+            teachers.assign(what="teacher", first=teachers["teacher_id"]),
+        ]
+    )
+    failed = work[work["status"] == "failed"].sort_values(["ended", "first"])
+    failed = failed.assign(
+        error=failed["error"].fillna(""), failure_class=failed["failure_class"].fillna("error")
+    )
+    failed = failed.assign(fingerprint=[fingerprint(error) for error in failed["error"]])
+    groups = failed.groupby(["failure_class", "fingerprint", "what"], as_index=False, sort=False)
+    counted = groups.agg(
+        count=("first", "size"), first=("first", "first"), error=("error", "first")
+    )
+    ordered = counted.sort_values("count", ascending=False, kind="stable")
+    return ordered[list(COLUMNS)].reset_index(drop=True)

@@ -1,0 +1,114 @@
+"""Files that are whole or absent, whatever dies while they are written.
+
+A writer makes a temporary file beside the target: with a leading dot and without the target's
+ending, so that no reader takes it for a part. Only a finished, synced file gets the real name.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_TEMPORARY = ".tmp"
+
+
+def allow() -> None:
+    """The fence that forbids nothing."""
+
+
+def publish(
+    path: Path, write: Callable[[Path], None], *, fence: Callable[[], None] = allow
+) -> None:
+    """Write a file under a name that nobody has used yet.
+
+    Args:
+        path: Where the file is to appear.
+        write: Writes the content to the path it is given.
+        fence: Called when all is written and synced; whatever it raises forbids the file.
+
+    Raises:
+        FileExistsError: The name is taken; its file is untouched.
+    """
+    with _temporary(path) as temporary:
+        write(temporary)
+        sync(temporary)
+        fence()
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # A network file system may lose its answer and be asked again for what it has done.
+            if not path.samefile(temporary):
+                raise FileExistsError(f"{path} exists already") from None
+    sync(path.parent)
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that may exist: readers see the old content or the new, never a mixture."""
+    with _temporary(path) as temporary:
+        write(temporary)
+        sync(temporary)
+        temporary.replace(path)
+    sync(path.parent)
+
+
+def publish_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Fill a new folder, which appears with all of its files or not at all.
+
+    Raises:
+        FileExistsError: There is a folder of this name; it is untouched.
+    """
+    temporary = _temporary_path(folder)
+    temporary.mkdir(mode=0o700)
+    try:
+        write(temporary)
+        for place, _, names in os.walk(temporary):
+            for name in names:
+                sync(Path(place, name))
+            sync(Path(place))
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists already")
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if folder.exists():
+                raise FileExistsError(f"{folder} exists already") from error
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(folder.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers left in a folder when they were killed.
+
+    Only for whoever holds the lock: a writer that still lives loses its unfinished file.
+    """
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    temporary = _temporary_path(path)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

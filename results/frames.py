@@ -1,0 +1,231 @@
+"""Frames of trials and teachers: one row a piece of planned work, whatever its status."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pandas.api.extensions import ExtensionDtype
+
+from .columns import NUMBERS, TEXTS, value_order
+from .labels import is_of_term, labelled, term_labels
+from .outcome import STATUSES, Outcome
+from .rows import AXIS, PLAN, VALUE
+from .schema import Work
+from .snapshot import Snapshot
+from .tables import concatenate, take
+
+_UNTRIED = Outcome("pending", None, 0)
+
+
+def trials_frame(snapshot: Snapshot, *, include_inactive: bool) -> pd.DataFrame:
+    """One row for each trial of the current plan, in its order.
+
+    Args:
+        snapshot: The store.
+        include_inactive: Also the trials that earlier plans or attempts name and the current plan
+            does not; a column `active` tells them apart.
+    """
+    planned = _planned(snapshot, "trial", include_inactive=include_inactive)
+    axes = {name: _axis(planned, snapshot, name) for name in axis_names(planned)}
+    columns = {
+        "trial_id": _plain(planned["id"]),
+        "group_id": _plain(pc.coalesce(planned["group_id"], planned["id"])),
+        **({"active": _plain(planned["active"])} if include_inactive else {}),
+        **_standing(snapshot, planned),
+        **axes,
+        **_shapes(planned["config_json"].to_pylist()),
+    }
+    return _with_values(columns, snapshot, planned)
+
+
+def teachers_frame(snapshot: Snapshot) -> pd.DataFrame:
+    """One row for each teacher of the current plan."""
+    planned = _planned(snapshot, "teacher", include_inactive=False)
+    configs = [json.loads(text or "{}") for text in planned["config_json"].to_pylist()]
+    columns = {
+        "teacher_id": _plain(planned["id"]),
+        "model": _texts([config.get("teacher", {}).get("model") for config in configs]),
+        "task": _texts([config.get("task", {}).get("name") for config in configs]),
+        **_standing(snapshot, planned),
+    }
+    return _with_values(columns, snapshot, planned)
+
+
+def planned_axes(snapshot: Snapshot, *, include_inactive: bool) -> tuple[str, ...]:
+    """The axes that `trials_frame` has as columns."""
+    plans = (snapshot.plan, *(snapshot.older_plans if include_inactive else ()))
+    return tuple(dict.fromkeys(name for plan in plans for name in axis_names(plan)))
+
+
+def axis_names(plan: pa.Table) -> tuple[str, ...]:
+    """The axes of a plan."""
+    return tuple(name.removeprefix(AXIS) for name in _names(plan) if name.startswith(AXIS))
+
+
+def _names(table: pa.Table) -> list[str]:
+    names: list[str] = table.column_names
+    return names
+
+
+def _planned(snapshot: Snapshot, what: Work, *, include_inactive: bool) -> pa.Table:
+    """Rows of planned work, each id once, with a column `active`."""
+    current = snapshot.plan
+    known = set(current["id"].to_pylist())
+    tables = [_with_active(current, active=True)]
+    if include_inactive:
+        for plan in (*snapshot.older_plans, _unplanned(snapshot)):
+            ids = plan["id"].to_pylist()
+            # A plan damaged since must not hide what was trained by it.
+            first = {id: row for row, id in reversed(list(enumerate(ids))) if id not in known}
+            tables.append(_with_active(take(plan, sorted(first.values())), active=False))
+            known.update(first)
+    table = concatenate(tables)
+    return table.filter(pc.equal(table["what"], what))
+
+
+def _with_active(table: pa.Table, *, active: bool) -> pa.Table:
+    return table.append_column("active", pa.array([active] * table.num_rows, pa.bool_()))
+
+
+def _unplanned(snapshot: Snapshot) -> pa.Table:
+    """What the attempts say of their own work, in the form of a plan."""
+    rows = snapshot.attempts.select(["what", "id", "group_id", "config_json"]).to_pylist()
+    nothing: dict[str, Any] = {"labels": [], "depends_on": [], "reason": None}
+    return pa.Table.from_pylist([row | nothing for row in rows], schema=PLAN)
+
+
+def _axis(planned: pa.Table, snapshot: Snapshot, name: str) -> pd.Series:
+    """An axis' values; labels as categories in the order in which the grid lists them."""
+    column = planned[AXIS + name]
+    if not pa.types.is_string(column.type):
+        return _plain(column)
+    # Skipped points are looked at too: the first trials may lack an axis' first value.
+    order = [
+        label
+        for plan in (snapshot.plan, planned)
+        if name in axis_names(plan)
+        for label in plan[AXIS + name].cast(pa.string()).unique().to_pylist()
+    ]
+    used = set(column.drop_null().to_pylist())
+    categories = [label for label in dict.fromkeys(order) if label in used]
+    return pd.Series(pd.Categorical(column.to_pylist(), categories=categories))
+
+
+def _standing(snapshot: Snapshot, planned: pa.Table) -> dict[str, pd.Series]:
+    outcomes = _outcomes(snapshot, planned)
+    counted = _counted(snapshot, outcomes)
+    # What a later try has mended, or is at, is no failure of the trial any more.
+    failed = pa.array([outcome.status == "failed" for outcome in outcomes], pa.bool_())
+    return {
+        "status": pd.Series(
+            pd.Categorical([outcome.status for outcome in outcomes], categories=list(STATUSES))
+        ),
+        **{
+            name: _texts(pc.if_else(failed, counted[name], None).to_pylist())
+            for name in ("failure_class", "error")
+        },
+    }
+
+
+def _shapes(configs: Iterable[str | None]) -> dict[str, pd.Series]:
+    loaded = [json.loads(text or "{}") for text in configs]
+    # A trial may stand alone or beside what else its row keeps.
+    shapes = [(config.get("trial") or config).get("shape") or {} for config in loaded]
+    inner = [
+        shape.get("feed_forward") or (4 * shape["width"] if "width" in shape else None)
+        for shape in shapes
+    ]
+    return {
+        "num_hidden_layers": _counts([shape.get("layers") for shape in shapes]),
+        "hidden_size": _counts([shape.get("width") for shape in shapes]),
+        "num_attention_heads": _counts([shape.get("heads") for shape in shapes]),
+        "intermediate_size": _counts(inner),
+    }
+
+
+def _with_values(
+    columns: dict[str, pd.Series], snapshot: Snapshot, planned: pa.Table
+) -> pd.DataFrame:
+    """The frame with what the attempt that counts measured, and when and how it ran."""
+    outcomes = _outcomes(snapshot, planned)
+    counted = _counted(snapshot, outcomes)
+    labels = term_labels(snapshot)
+    values = _values(counted, [labels.get(id, ()) for id in planned["id"].to_pylist()])
+    for name in sorted(values, key=value_order):
+        # What was set and what became of it may have one name: `precision` of `auto`.
+        columns[f"{name}/used" if name in columns else name] = values[name]
+    epochs, numbers = counted["epoch"].to_pylist(), counted["number"].to_pylist()
+    parents = (
+        counted["resumed_from_epoch"].to_pylist(),
+        counted["resumed_from_number"].to_pylist(),
+    )
+    started, ended = _plain(counted["started"]), _plain(counted["ended"])
+    columns |= {
+        "attempts": pd.Series([outcome.num_attempts for outcome in outcomes], dtype="int64"),
+        "attempt": _texts(_attempt_names(epochs, numbers)),
+        "parent_attempt": _texts(_attempt_names(*parents)),
+        "resumed_from_step": _counts(counted["resumed_from_step"].to_pylist()),
+        "started": started,
+        "ended": ended,
+        "wall_seconds": (ended - started).dt.total_seconds(),
+    }
+    return pd.DataFrame(columns)
+
+
+def _outcomes(snapshot: Snapshot, planned: pa.Table) -> list[Outcome]:
+    return [snapshot.outcomes.get(id, _UNTRIED) for id in planned["id"].to_pylist()]
+
+
+def _counted(snapshot: Snapshot, outcomes: Sequence[Outcome]) -> pa.Table:
+    """The rows of the attempts that count; nulls where there is none."""
+    places = [outcome.counted.row if outcome.counted else None for outcome in outcomes]
+    return take(snapshot.attempts, places)
+
+
+def _values(counted: pa.Table, labels: Sequence[Sequence[str]]) -> dict[str, pd.Series]:
+    values: dict[str, pd.Series] = {
+        **{name: pd.Series([None] * counted.num_rows, dtype="float64") for name in NUMBERS},
+        **{name: _texts([None] * counted.num_rows) for name in TEXTS},
+    }
+    for column in _names(counted):
+        if not column.startswith(VALUE) or counted[column].null_count == counted.num_rows:
+            continue
+        name, cells = column.removeprefix(VALUE), _plain(counted[column])
+        if not is_of_term(name):
+            values[name] = cells
+            continue
+        shown = pd.Series([labelled(name, found) for found in labels], dtype="object")
+        for label in shown[pd.Series(counted[column].is_valid().to_pylist())].unique():
+            mine = cells.where(shown == label)
+            values[label] = values[label].combine_first(mine) if label in values else mine
+    return values
+
+
+def _plain(column: pa.ChunkedArray) -> pd.Series:
+    """A column in the type that keeps what it holds: nulls make no fractions of counts."""
+    series: pd.Series = column.to_pandas(types_mapper=_nullable if column.null_count else None)
+    return series
+
+
+def _nullable(type_: pa.DataType) -> ExtensionDtype | None:
+    if pa.types.is_integer(type_):
+        return pd.Int64Dtype()
+    return pd.BooleanDtype() if pa.types.is_boolean(type_) else None
+
+
+def _counts(values: Sequence[int | None]) -> pd.Series:
+    return pd.Series(values, dtype="Int64" if None in values else "int64")
+
+
+def _texts(values: Sequence[str | None]) -> pd.Series:
+    return pd.Series(values, dtype="str")
+
+
+def _attempt_names(epochs: Sequence[int | None], numbers: Sequence[int | None]) -> list[str | None]:
+    return [
+        None if epoch is None else f"{epoch}-{number}"
+        for epoch, number in zip(epochs, numbers, strict=True)
+    ]

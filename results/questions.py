@@ -1,0 +1,266 @@
+"""Loads a sweep's results and answers questions about them with plain data frames."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from .columns import Split, UnknownTrialError, Which, check_column, metric_column
+from .curves import counted_attempt, long_frame, select_rows, trial_curves, wide_frame
+from .failures import group_failures
+from .frames import planned_axes, teachers_frame, trials_frame
+from .predictions import read_predictions
+from .query import aggregate, best_groups, best_trials, pivot
+from .schema import Damaged
+from .snapshot import Snapshot, take_snapshot
+from .source import open_source
+
+
+class DamagedPartsWarning(UserWarning):
+    """Parts of a store could not be read, and what rests on them is left out."""
+
+
+def load(place: str | Path, *, include_inactive: bool = False) -> "Results":
+    """What a sweep has found so far; also while it runs.
+
+    Args:
+        place: The sweep's folder, or a URL that fsspec knows (`s3://...`).
+        include_inactive: Also the trials that the newest grid no longer names.
+
+    Raises:
+        StoreNotFoundError: No sweep lies there.
+        NewerStoreError: A newer kdsweep wrote it.
+    """
+    results = Results(take_snapshot(open_source(place)), include_inactive=include_inactive)
+    _warn(results.damaged)
+    return results
+
+
+class Results:
+    """A sweep's results at the moment they were loaded; load again to see newer ones.
+
+    Every question gives a plain data frame, and uses completed trials only: `attrs["left_out"]`
+    says what it left out. A metric is named by its column (`select/accuracy`, `latency_ms`), or
+    alone (`accuracy`, or `primary` for the task's main metric).
+    """
+
+    def __init__(self, snapshot: Snapshot, *, include_inactive: bool = False) -> None:
+        self._snapshot = snapshot
+        self._include_inactive = include_inactive
+
+    def __repr__(self) -> str:
+        counts = self._trials["status"].value_counts()
+        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        return f"<Results of {self._snapshot.source}: {told or 'no trials'}>"
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, whatever its status."""
+        return self._trials.copy()
+
+    @property
+    def teachers(self) -> pd.DataFrame:
+        """One row a teacher, whatever its status."""
+        return self._teachers.copy()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the columns of `trials` that the grid varies."""
+        return planned_axes(self._snapshot, include_inactive=self._include_inactive)
+
+    @property
+    def damaged(self) -> tuple[Damaged, ...]:
+        """What could not be read when the sweep was loaded."""
+        return self._snapshot.damaged
+
+    def history(
+        self,
+        trials: str | Iterable[str] | None = None,
+        metrics: str | Sequence[str] | None = None,
+        *,
+        long: bool = False,
+        every: int = 1,
+    ) -> pd.DataFrame:
+        """What trials logged while they trained: one row a trial and step.
+
+        A resumed trial has one curve, joined from its attempts.
+
+        Args:
+            trials: Ids; None for all trials.
+            metrics: Columns such as `train/loss`; None for all.
+            long: One row a trial, metric and step instead, without the cells that were not logged.
+            every: Keep every so many rows of each trial, and its last; counted among the rows on
+                which a metric was logged.
+
+        Raises:
+            UnknownColumnError: No trial logged such a metric.
+            UnknownTrialError: There is no such trial.
+        """
+        if every < 1:
+            raise ValueError(f"every={every}: keep every row (1) or fewer (2, 3, ...)")
+        ids = self._ids(trials)
+        curves, damaged = trial_curves(self._snapshot, ids)
+        _warn(damaged)
+        wanted = [metrics] if isinstance(metrics, str) else metrics
+        known = dict.fromkeys(name for curve in curves.values() for name in curve.column_names)
+        # Where nothing is logged yet, nobody can say which metrics there will be.
+        for name in wanted or ():
+            if known:
+                check_column(tuple(known), name)
+        kept = {id: select_rows(curve, wanted, every=every) for id, curve in curves.items()}
+        return long_frame(kept) if long else wide_frame(kept, wanted or ())
+
+    def predictions(self, trial: str, *, split: Split = "report") -> pd.DataFrame:
+        """A trial's logits on a split: columns `row`, `label` and `logit/<class>`.
+
+        Raises:
+            FileNotFoundError: The sweep did not keep them.
+            UnknownTrialError: There is no such trial.
+        """
+        self._ids(trial)
+        key = counted_attempt(self._snapshot, trial, logged=None)
+        if key is None:
+            raise FileNotFoundError(f"trial {trial} has no finished attempt, so no predictions")
+        frame: pd.DataFrame = read_predictions(self._snapshot.source, key, split).to_pandas()
+        return frame
+
+    def failures(self) -> pd.DataFrame:
+        """Failed trials and teachers by class and by what their errors have in common."""
+        return group_failures(self._trials, self._teachers)
+
+    def best(
+        self,
+        metric: str = "primary",
+        by: str | Sequence[str] | None = None,
+        *,
+        n: int = 1,
+        select: Which = "last",
+        over: Literal["trial", "seeds"] = "trial",
+    ) -> pd.DataFrame:
+        """The best trials or groups, chosen on select and shown on report.
+
+        Args:
+            metric: Its name alone: `accuracy`, `primary`.
+            by: The best for each value of these columns.
+            n: How many, of each.
+            select: Choose by the weights at the end of training or by the best on the way; report
+                is shown for the same weights.
+            over: Rank single trials, or groups by their mean over seeds.
+        """
+        name = metric.removeprefix("select/")
+        if name.startswith("report/"):
+            raise ValueError(
+                f"{metric}: choices read select, and report is only shown; "
+                f"write {name.removeprefix('report/')!r}"
+            )
+        keys = self._keys(by)
+        chosen = self._metric(f"select/{name}", split="select", which=select)
+        shown = self._metric(f"report/{name}", split="report", which=select)
+        axes = [axis for axis in self.axes if axis not in keys]
+        if over == "trial":
+            return best_trials(
+                self._with(chosen, shown), chosen, [*axes, chosen, shown], by=keys, n=n
+            )
+        if "seed" in keys:
+            raise ValueError("by='seed' and over='seeds' contradict each other")
+        told_apart = [axis for axis in axes if axis != "seed"]
+        return best_groups(self._with(chosen, shown), chosen, [shown], told_apart, by=keys, n=n)
+
+    def agg(
+        self,
+        metric: str,
+        by: str | Sequence[str],
+        *,
+        which: Which = "last",
+        split: Split = "report",
+        over_seeds: bool = True,
+    ) -> pd.DataFrame:
+        """Mean of a metric for each combination of values, with its spread.
+
+        Args:
+            metric: A metric's name or any column of numbers.
+            by: Columns whose values make the rows.
+            which: With the weights at the end of training, or with those best on select.
+            split: Where a metric that is named alone is read.
+            over_seeds: Average the trials that differ in their seed alone first; then `n` counts
+                configurations, so that what was repeated more often does not count more.
+
+        Returns:
+            `by`, `n`, `trials`, `mean`, `sd`, and `lo` and `hi` of the 95 % t-interval.
+        """
+        column = self._metric(metric, split=split, which=which)
+        return aggregate(self._with(column), column, self._keys(by), over_seeds=over_seeds)
+
+    def pivot(
+        self,
+        index: str,
+        columns: str,
+        metric: str = "primary",
+        *,
+        which: Which = "last",
+        split: Split = "report",
+        over_seeds: bool = True,
+        counts: bool = False,
+    ) -> pd.DataFrame:
+        """Means of a metric as a matrix; `counts=True` gives what they are means of (`n`).
+
+        An axis that does not act on a trial has the value `-`.
+        """
+        column = self._metric(metric, split=split, which=which)
+        keys = self._keys([index, columns])
+        cells = aggregate(self._with(column), column, keys, over_seeds=over_seeds)
+        return pivot(self._trials, cells, index, columns, value="n" if counts else "mean")
+
+    @cached_property
+    def _trials(self) -> pd.DataFrame:
+        return trials_frame(self._snapshot, include_inactive=self._include_inactive)
+
+    @cached_property
+    def _teachers(self) -> pd.DataFrame:
+        return teachers_frame(self._snapshot)
+
+    def _metric(self, metric: str, *, split: Split, which: Which) -> str:
+        return metric_column(
+            tuple(self._trials.columns),
+            metric,
+            split=split,
+            which=which,
+            # Before the first trial is completed nobody can say which metrics there will be.
+            is_measured=bool((self._trials["status"] == "completed").any()),
+        )
+
+    def _with(self, *columns: str) -> pd.DataFrame:
+        """The trials, also with columns of which there is no value yet."""
+        missing = [name for name in columns if name not in self._trials]
+        return self._trials.assign(**dict.fromkeys(missing, float("nan")))
+
+    def _keys(self, by: str | Sequence[str] | None) -> list[str]:
+        keys = [by] if isinstance(by, str) else list(dict.fromkeys(by or ()))
+        for name in keys:
+            check_column(tuple(self._trials.columns), name)
+        return keys
+
+    def _ids(self, trials: str | Iterable[str] | None) -> tuple[str, ...]:
+        known = self._trials["trial_id"]
+        if trials is None:
+            return tuple(known)
+        ids = (trials,) if isinstance(trials, str) else tuple(dict.fromkeys(trials))
+        every = {*known, *self._teachers["teacher_id"]}
+        unknown = [id for id in ids if id not in every]
+        if unknown:
+            raise UnknownTrialError(unknown, every)
+        return ids
+
+
+def _warn(damaged: Sequence[Damaged]) -> None:
+    if damaged:
+        told = "\n".join(f"    {part.path}: {part.reason}" for part in damaged[:5])
+        more = f"\n    and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        warnings.warn(
+            f"{len(damaged)} damaged files are left out:\n{told}{more}",
+            DamagedPartsWarning,
+            stacklevel=3,
+        )

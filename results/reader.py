@@ -1,0 +1,177 @@
+"""Reads a store, also while others write to it: whole plans, committed attempts, who is at work."""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from .rows import ATTEMPTS, PLAN, check_columns
+from .schema import SCHEMA_VERSION, AttemptKey, Damaged, NewerStoreError
+from .source import LocalSource, Source
+from .tables import concatenate, read_parts, stamp
+
+_ATTEMPT = re.compile(r"([0-9a-f]{8,64})\.(\d+)-(\d+)\.parquet")
+_PLAN = re.compile(r"(\d+)-(\d+)\.parquet")
+_LOCK = re.compile(r"(\d+)\.(json|beat|released)")
+
+_SILENT_SECONDS = 600.0
+"""A launch on another host that has not beaten for so long is taken for dead."""
+
+
+class StoreNotFoundError(FileNotFoundError):
+    """There is no store at this place."""
+
+
+class DamagedSweepError(ValueError):
+    """`sweep.json` is not what a launch writes."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What is planned, and what once was."""
+
+    current: pa.Table
+    older: tuple[pa.Table, ...]
+    """Earlier plans, the newest first."""
+    damaged: tuple[Damaged, ...]
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """All committed attempts, by epoch, number and id."""
+
+    table: pa.Table
+    damaged: tuple[Damaged, ...]
+
+
+def read_sweep(source: Source) -> dict[str, Any]:
+    """What `sweep.json` says.
+
+    Raises:
+        StoreNotFoundError: There is none.
+        NewerStoreError: A newer version wrote it.
+        DamagedSweepError: It cannot be read.
+    """
+    try:
+        text = source.content("sweep.json")
+    except FileNotFoundError:
+        inside = [name for name in source.names("") if "sweep.json" in source.names(name)]
+        mend = (
+            f"It holds the sweeps {', '.join(inside)}: name one of them."
+            if inside
+            else ("Name the folder that `kdsweep launch` wrote to (without --store: runs/<name>).")
+        )
+        raise StoreNotFoundError(f"{source}: no sweep.json here\n    {mend}") from None
+    try:
+        sweep: dict[str, Any] = json.loads(text)
+        version = int(sweep.pop("schema_version"))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DamagedSweepError(f"{source}/sweep.json is damaged: {error!r}") from error
+    if version > SCHEMA_VERSION:
+        raise NewerStoreError(f"{source}/sweep.json", version)
+    return sweep
+
+
+def read_plans(source: Source) -> Plans:
+    """The complete plans; one that was only partly written does not count."""
+    parts = read_parts(
+        source,
+        "plan",
+        kind="plan",
+        wanted=lambda name: _PLAN.fullmatch(name) is not None,
+        check=_check_plan,
+    )
+    by_epoch: dict[int, dict[int, pa.Table]] = {}
+    for name, table in parts.tables.items():
+        epoch, number = _plan_place(name)
+        by_epoch.setdefault(epoch, {})[number] = table
+    complete = [
+        concatenate([found[number] for number in sorted(found)])
+        for _, found in sorted(by_epoch.items(), reverse=True)
+        if len(found) == int(stamp(next(iter(found.values())), "parts") or 0)
+    ]
+    current, *older = complete or [PLAN.empty_table()]
+    return Plans(current, tuple(older), parts.damaged)
+
+
+def read_attempts(source: Source) -> Attempts:
+    """Every committed attempt that can be read."""
+    parts = read_parts(
+        source,
+        "attempts",
+        kind="attempts",
+        wanted=lambda name: _ATTEMPT.fullmatch(name) is not None,
+        check=_check_attempt,
+    )
+    table = concatenate([ATTEMPTS.empty_table(), *parts.tables.values()])
+    order = [("epoch", "ascending"), ("number", "ascending"), ("id", "ascending")]
+    return Attempts(table.sort_by(order), parts.damaged)
+
+
+def read_running(source: Source) -> frozenset[str]:
+    """Ids of the work that a living launch is doing now."""
+    files = [match for name in source.names("locks") if (match := _LOCK.fullmatch(name))]
+    newest = max((int(match[1]) for match in files), default=None)
+    kinds = {match[2] for match in files if int(match[1]) == newest}
+    if newest is None or "released" in kinds or "beat" not in kinds:
+        return frozenset()
+    name = next(match[0] for match in files if int(match[1]) == newest and match[2] == "beat")
+    try:
+        beat = json.loads(source.content(f"locks/{name}"))
+        running = frozenset(beat["running"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return frozenset()
+    age = source.age_seconds(f"locks/{name}", now=time.time())
+    return running if _lives(source, beat, age) else frozenset()
+
+
+def attempt_key_of(name: str) -> AttemptKey:
+    """The attempt that a file of the folder `attempts` is about."""
+    match = _ATTEMPT.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} names no attempt")
+    return AttemptKey(match[1], int(match[2]), int(match[3]))
+
+
+def _check_plan(name: str, table: pa.Table) -> None:
+    check_columns(table, PLAN)
+    if stamp(table, "part") != str(_plan_place(name)[1]):
+        raise ValueError("the file's name and its content name different parts")
+
+
+def _check_attempt(name: str, table: pa.Table) -> None:
+    check_columns(table, ATTEMPTS)
+    if table.num_rows != 1:
+        raise ValueError(f"{table.num_rows} rows instead of one")
+    key = AttemptKey(*(table[name][0].as_py() for name in ("id", "epoch", "number")))
+    if key != attempt_key_of(name):
+        raise ValueError("the file's name and its content name different attempts")
+
+
+def _plan_place(name: str) -> tuple[int, int]:
+    match = _PLAN.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} names no part of a plan")
+    return int(match[1]), int(match[2])
+
+
+def _lives(source: Source, beat: Mapping[str, Any], age_seconds: float | None) -> bool:
+    if isinstance(source, LocalSource) and beat.get("host") == socket.gethostname():
+        return _process_exists(int(beat["pid"]))
+    return age_seconds is None or age_seconds < _SILENT_SECONDS
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,72 @@
+"""A store as it was at one moment."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .outcome import Outcome, Try, outcomes
+from .reader import DamagedSweepError, read_attempts, read_plans, read_running, read_sweep
+from .schema import AttemptKey, Damaged
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Plan, attempts and running work, read together."""
+
+    source: Source
+    plan: pa.Table
+    """The current plan."""
+    older_plans: tuple[pa.Table, ...]
+    """Earlier plans, the newest first."""
+    attempts: pa.Table
+    running: frozenset[str]
+    damaged: tuple[Damaged, ...]
+
+    @cached_property
+    def tries(self) -> Mapping[str, tuple[Try, ...]]:
+        """The committed attempts of each id."""
+        found: dict[str, list[Try]] = defaultdict(list)
+        columns = self.attempts.select(["id", "epoch", "number", "status", "ended"])
+        for row, cells in enumerate(zip(*(c.to_pylist() for c in columns.columns), strict=True)):
+            id, epoch, number, status, ended = cells
+            found[id].append(Try(AttemptKey(id, epoch, number), status, ended, row))
+        return {id: tuple(tries) for id, tries in found.items()}
+
+    @cached_property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """How each planned or attempted piece of work stands."""
+        work = self.plan.filter(pc.is_valid(self.plan["id"]))
+        depends_on = dict(zip(work["id"].to_pylist(), work["depends_on"].to_pylist(), strict=True))
+        return outcomes(depends_on, self.tries, self.running)
+
+
+def take_snapshot(source: Source) -> Snapshot:
+    """Read a store.
+
+    Raises:
+        StoreNotFoundError: There is none.
+        NewerStoreError: A newer version wrote it.
+    """
+    damaged: tuple[Damaged, ...] = ()
+    try:
+        read_sweep(source)
+    except DamagedSweepError as error:
+        damaged = (Damaged("sweep.json", str(error)),)
+    # Whoever is named by the beat first and has committed since is completed, not lost: attempts
+    # are read last.
+    running = read_running(source)
+    plans = read_plans(source)
+    attempts = read_attempts(source)
+    return Snapshot(
+        source=source,
+        plan=plans.current,
+        older_plans=plans.older,
+        attempts=attempts.table,
+        running=running,
+        damaged=(*damaged, *plans.damaged, *attempts.damaged),
+    )

@@ -1,0 +1,132 @@
+"""Reads single axes: their path, their values, and what is wrong with either."""
+
+from collections.abc import Iterable
+
+from .axes import read_fixed, take_label
+from .knowledge import Term
+from .not_built import NOT_BUILT, RANGES, TASKS, word_not_built
+from .report import Report, did_you_mean, show
+from .sections import SECTIONS, Sections, section_paths
+from .shape import Shape
+from .terms import read_knowledge, read_term_field, term_paths
+from .tree import Path
+from .values import FIXED_AXES, Axis, Value
+
+SHAPE_PATHS = tuple(f"shape.{name}" for name in Shape.model_fields)
+_SAME_LABEL = "if they differ, give each its own `label`"
+_AXES_MEND = "Write a dotted path of task, teacher, training or terms, such as `training.epochs`"
+
+
+class AxisReader:
+    """Reads the axes of one file; knowledge first, since terms make addresses."""
+
+    def __init__(self, sections: Sections, report: Report) -> None:
+        self._sections = sections
+        self._report = report
+        self.terms: list[Term] = []
+        self._term_paths: tuple[str, ...] = ()
+        self._knowledge: dict[Path, tuple[Value, ...]] = {}
+        self.knows_terms = True
+        """Whether all knowledge is right; else an unknown address may have the same cause."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every dotted path that may be an axis, but for the fixed axes."""
+        return (*section_paths(), *self._term_paths)
+
+    def read_knowledge(self, written: Iterable[tuple[Path, object]]) -> None:
+        """Reads every list of knowledge in the file, and single values that rules set."""
+        before = len(self._report)
+        for place, data in written:
+            is_single = place[-2:] == ("set", "knowledge")
+            read = self._value if is_single else self._values
+            self._knowledge[place] = tuple(read("knowledge", data, at=place))
+        self.terms = [
+            term for values in self._knowledge.values() for value in values for term in value.data
+        ]
+        self._term_paths = term_paths(self.terms)
+        self.knows_terms = len(self._report) == before
+
+    def read_axis(self, path: str, data: object, *, at: Path) -> Axis | None:
+        """The axis of a path below a mapping of axes."""
+        place = (*at, path)
+        if path not in FIXED_AXES and path not in self.paths:
+            self._refuse_path(path, place)
+            return None
+        values = self._knowledge.get(place) or self._values(path, data, at=place)
+        return Axis(path, values, self._report.written(place)) if values else None
+
+    def _values(self, path: str, data: object, *, at: Path) -> tuple[Value, ...]:
+        if isinstance(data, dict) and (word := word_not_built(data, RANGES)):
+            mend = "List the values: `[...]`"
+            self._report.add(at, f"a range (`{word}`) {NOT_BUILT}", mend)
+            return ()
+        if not isinstance(data, list):
+            self._report.add(at, f"{show(data)} is not a list of values", f"Write `[{data}]`")
+            return ()
+        if not data:
+            self._report.add(at, "has no values", "Write at least one, or remove the axis")
+        values: list[Value] = []
+        seen: dict[object, int] = {}
+        for n, item in enumerate(data):
+            found = self._value(path, item, at=(*at, n))
+            for value in found:
+                if value.label in seen and value.written != "iso" and seen[value.label] != n:
+                    what = f"{show(value.label)} stands twice"
+                    mend = f"Remove it; {_SAME_LABEL}" if _is_composite(item) else "Remove it"
+                    self._report.add((*at, n), what, mend)
+                seen.setdefault(value.label, n)
+            values += found
+        return tuple(values)
+
+    def _value(self, path: str, item: object, *, at: Path) -> list[Value]:
+        if path == "knowledge":
+            value = read_knowledge(item, at=at, report=self._report)
+            return [value] if value else []
+        if path in FIXED_AXES:
+            return read_fixed(path, item, at=at, report=self._report)
+        if path in self._term_paths:
+            value = read_term_field(path, item, terms=self.terms, at=at, report=self._report)
+            return [value] if value else []
+        label, bare = take_label(item, at=at, report=self._report)
+        if path == "task.name" and isinstance(bare, str) and bare in TASKS:
+            self._report.add(at, f"{TASKS[bare]} (`{bare}`) {NOT_BUILT}", "Remove it")
+        value = self._sections.read(path, bare, at=at, report=self._report)
+        if value is None:
+            return []
+        if label is None and value.label is None and bare is not None:
+            mend = "Write `{label: <name>, value: ...}`"
+            self._report.add(at, f"{show(bare)} needs a label to be told apart in tables", mend)
+        return [Value(value.data, label or value.label, value.written)]
+
+    def _refuse_path(self, path: str, place: Path) -> None:
+        section = path.split(".", maxsplit=1)[0]
+        if section == "terms" and not self.knows_terms:
+            return
+        if section == "stages":
+            what, mend = f"a path of stages {NOT_BUILT}", "Write `training.<field>`"
+        elif path in SHAPE_PATHS:
+            what, mend = (
+                "is a part of an axis",
+                "Write whole shapes, or `{iso: ...}`, under `shape`",
+            )
+        elif path in SECTIONS:
+            what, mend = "is a whole section", f"Write a dotted path, such as `{path}.<key>`"
+        else:
+            what = "is not a path that may be an axis"
+            mend = did_you_mean(path, (*FIXED_AXES, *self.paths), otherwise=_AXES_MEND)
+        self._report.add(place, what, mend, at_key=True)
+
+    def read_set(self, path: str, data: object, *, at: Path) -> Value | None:
+        """The one value that a rule sets."""
+        if path not in FIXED_AXES and path not in self.paths:
+            self._refuse_path(path, at)
+            return None
+        values = self._knowledge.get(at) or self._value(path, data, at=at)
+        if len(values) > 1:
+            self._report.add(at, "gives several shapes", "Write one shape, or use `axes:`")
+        return values[0] if values else None
+
+
+def _is_composite(item: object) -> bool:
+    return isinstance(item, dict | list)

@@ -1,0 +1,130 @@
+"""A grid: everything a sweep's file says, as typed and frozen values."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf
+from pydantic.json_schema import SkipJsonSchema
+
+from .predicate import ExcludeRule, WhenRule
+from .sections import Sections
+from .spec import Count, Name, NonNegative, Positive, Spec, Tries
+from .task import Task, Teacher
+from .training import Training
+from .values import AxisMapping
+
+
+class Resources(Spec):
+    """What one trial takes."""
+
+    cpus: Count = 1
+    """Threads of a trial; part of what makes its numbers exact."""
+    gpus: NonNegative = 0.0
+    """GPUs, or a share of one."""
+    memory_gb: Positive = 4.0
+    """Host memory."""
+    timeout_minutes: Positive = 60.0
+    """A trial that takes longer is stopped and counted as `timeout`."""
+
+
+class Retries(Spec):
+    """How often a trial is tried again, by the class of its failure.
+
+    A plain number stands for the classes that a trial itself causes and that may pass by
+    themselves: `error`, `timeout` and `signal`; the others keep their defaults.
+    """
+
+    error: Tries = 1
+    """An exception in the trial."""
+    nan: Tries = 0
+    """A loss that is not finite; the next attempt would see the same numbers."""
+    timeout: Tries = 1
+    """Longer than `resources.timeout_minutes`."""
+    signal: Tries = 2
+    """The lane was killed or crashed."""
+    worker_lost: Tries = 10
+    """The worker or its host went away."""
+    out_of_memory: Tries = 3
+    """Memory of the GPU or the host."""
+    stalled: Tries = 1
+    """No progress for long."""
+    preempted: Tries = 10
+    """The cluster took the host back."""
+    environment: Tries = 0
+    """Files, packages or disk space; a person has to mend it."""
+    cancelled: Tries = 0
+    """Stopped on demand."""
+
+    def allowed(self, failure_class: str) -> int:
+        """How many retries a failure of this class has; an unknown class counts as `error`."""
+        tries: int = getattr(self, failure_class, self.error)
+        return tries
+
+
+def _by_class(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"error": value, "timeout": value, "signal": value}
+    return value
+
+
+class Keep(Spec):
+    """What stays in the store beside metrics and history."""
+
+    students: Literal["all", "best_per_group", "none"] = "best_per_group"
+    """Weights chosen on select: of every trial, of the best of each group, or of none."""
+    predictions: Literal["last", "best", "none"] = "last"
+    """Logits on select and report: with the last weights, with the best on select, or none."""
+
+
+class Budget(Spec):
+    """When a sweep stops by itself. Limits are not built yet: only null is accepted."""
+
+    hours: None = None
+    """Hours of the whole sweep; null: no limit."""
+    trials: None = None
+    """Number of trials; null: all of them."""
+
+
+class Search(Spec):
+    """How points are chosen."""
+
+    method: Literal["grid"] = "grid"
+    """`grid`: every point. Searching is not built yet."""
+
+
+class Grid(Spec):
+    """A sweep's file, read and checked."""
+
+    model_config = ConfigDict(title="kdsweep grid")
+
+    name: Name
+    """Names the sweep and its store folder."""
+    task: Task
+    """The data; keys that only axes give stand here with their first value."""
+    teacher: Teacher
+    """The model that teaches; keys that only axes give stand here with their first value."""
+    axes: SkipJsonSchema[tuple[InstanceOf[AxisMapping], ...]]
+    """Mappings of axes whose points are united."""
+    zip: SkipJsonSchema[tuple[tuple[str, ...], ...]] = ()
+    """Groups of axes that walk together instead of multiplying."""
+    when: SkipJsonSchema[tuple[InstanceOf[WhenRule], ...]] = ()
+    """Values or further axes for some points; a later rule wins."""
+    exclude: SkipJsonSchema[tuple[InstanceOf[ExcludeRule], ...]] = ()
+    """Points that are left out."""
+    training: Training = Training()
+    """How students are optimised; what axes and rules do not say."""
+    search: Search = Search()
+    """How points are chosen."""
+    early_stopping: None = None
+    """Stopping hopeless trials is not built yet: only null is accepted."""
+    resources: Resources = Resources()
+    """What one trial takes."""
+    retries: Annotated[
+        Retries, BeforeValidator(_by_class, json_schema_input_type=Tries | Retries)
+    ] = Retries()
+    """How often a failed trial is tried again: a number, or a mapping by failure class."""
+    keep: Keep = Keep()
+    """What stays in the store."""
+    budget: Budget = Budget()
+    """When the sweep stops by itself."""
+    sections: SkipJsonSchema[InstanceOf[Sections]] = Field(exclude=True, repr=False)
+    """Task, teacher and training as written: what dotted paths override."""

@@ -1,0 +1,150 @@
+"""A grid file, read and checked: every problem at once, each with its line and its mend."""
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from .errors import GridError, Problem
+from .grid import Grid
+from .not_built import NOT_BUILT, SEARCHES, TASKS, word_not_built
+from .points import PointReader
+from .report import Report, did_you_mean, nearest, show
+from .sections import Sections, read_sections
+from .sentences import Finding, known_keys
+from .source import SourceError, decode, read_tree
+from .tree import plain, write_path
+from .validation import findings
+from .values import FIXED_AXES
+
+NOT_SECTIONS = ("axes", "zip", "when", "exclude")
+
+
+def load_grid(path: FilePath) -> Grid:
+    """Reads a grid file; local paths in it are relative to its folder.
+
+    Raises:
+        GridError: The file cannot be read, or is wrong; all problems at once.
+    """
+    try:
+        text = decode(path.read_bytes())
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise GridError([Problem(str(path), what, "Check the name of the grid file")]) from None
+    except SourceError as error:
+        raise _grid_error(error, str(path)) from None
+    return read_grid(text, file=str(path), base=path.parent.resolve())
+
+
+def read_grid(text: str, *, file: str, base: FilePath) -> Grid:
+    """Reads the text of a grid.
+
+    Args:
+        text: YAML 1.2.
+        file: Names the text in messages.
+        base: The folder that local paths are relative to.
+
+    Raises:
+        GridError: The text is wrong; all problems at once.
+    """
+    try:
+        root, flaws = read_tree(text)
+    except SourceError as error:
+        raise _grid_error(error, file) from None
+    report = Report(file, root)
+    for flaw in flaws:
+        report.add_flaw(flaw)
+    data = plain(root)
+    if not isinstance(data, dict):
+        what = "is empty" if data is None else f"{show(data)} is not a mapping"
+        report.add((), what, "Write `name:`, `task:`, `teacher:` and `axes:`")
+        report.raise_if_any()
+    misspelt = _check_keys(data, report)
+    sections = read_sections(data, base=base)
+    _check_tasks(data, report)
+    points = {} if "axes" in misspelt else PointReader(sections, report).read(data)
+    payload = _payload(data, sections, points, report)
+    grid: Grid | None = None
+    wrong: list[Finding] = []
+    try:
+        grid = Grid.model_validate(payload)
+    except ValidationError as error:
+        wrong = findings(error, Grid, payload)
+    for path, what, mend, at_key in wrong:
+        is_said_elsewhere = write_path(path).startswith((*sections.filled, *misspelt))
+        if not is_said_elsewhere or not len(report):
+            report.add(path, what, mend, at_key=at_key)
+    report.raise_if_any()
+    assert grid is not None, "a grid without problems is valid"
+    return grid
+
+
+def _grid_error(error: SourceError, file: str) -> GridError:
+    flaw = error.flaw
+    place = flaw.place
+    return GridError(
+        [Problem(write_path(flaw.path), flaw.what, flaw.mend, file, place.line, place.column)]
+    )
+
+
+def _check_keys(data: Mapping[str, Any], report: Report) -> set[str]:
+    """Reports unknown keys; gives the absent keys that were meant."""
+    known = known_keys(Grid)
+    misspelt = set()
+    for key in data:
+        if key in known:
+            continue
+        if key in FIXED_AXES:
+            mend = f"Write it under `axes`, as a list: `{key}: [...]`"
+            report.add((key,), "is an axis", mend, at_key=True)
+        elif key == "stages":
+            report.add((key,), f"{NOT_BUILT}", "Write one `training:`", at_key=True)
+        else:
+            report.add((key,), "is not a known key", did_you_mean(key, known), at_key=True)
+            misspelt |= {nearest(key, known)} - {None, *data}
+    return {key for key in misspelt if key is not None}
+
+
+def _mapping(data: object) -> Mapping[str, Any]:
+    return data if isinstance(data, dict) else {}
+
+
+def _check_tasks(data: Mapping[str, Any], report: Report) -> None:
+    name = _mapping(data.get("task")).get("name")
+    if isinstance(name, str) and name in TASKS:
+        report.add(("task", "name"), f"{TASKS[name]} (`{name}`) {NOT_BUILT}", "Classify instead")
+
+
+def _payload(
+    data: Mapping[str, Any], sections: Sections, points: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
+    """What the model of a grid is made of, without what is said to be wrong already."""
+    known = known_keys(Grid)
+    payload = {key: value for key, value in data.items() if key in known}
+    for key in _refuse_not_built(data, report):
+        payload.pop(key, None)
+    for name, written in sections.written.items():
+        if written and (name not in data or isinstance(data[name], dict)):
+            payload[name] = written
+    return {"axes": (), **payload, **points, "sections": sections}
+
+
+def _refuse_not_built(data: Mapping[str, Any], report: Report) -> list[str]:
+    refused = []
+    method = _mapping(data.get("search")).get("method")
+    if word_not_built(method, SEARCHES):
+        report.add(("search", "method"), f"search `{method}` {NOT_BUILT}", "Write `method: grid`")
+        refused.append("search")
+    stopping = data.get("early_stopping")
+    if stopping is not None:
+        what = _mapping(stopping).get("method", stopping)
+        report.add(("early_stopping",), f"early stopping {show(what)} {NOT_BUILT}", "Write null")
+        refused.append("early_stopping")
+    limits = _mapping(data.get("budget"))
+    for key in ("hours", "trials"):
+        if limits.get(key) is not None:
+            what = f"a budget of {key} ({show(limits[key])}) {NOT_BUILT}"
+            report.add(("budget", key), what, "Write null, or leave it out")
+            refused.append("budget")
+    return refused

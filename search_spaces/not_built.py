@@ -1,0 +1,34 @@
+"""Words of the grid language whose machinery is not built yet: refused by name, never ignored."""
+
+from collections.abc import Mapping
+
+NOT_BUILT = "is not built yet"
+
+RECIPES = frozenset(
+    {"vanilla_kd", "pkd", "distilbert", "tinybert", "mobilebert", "minilm", "minilmv2"}
+    | {"bert_emd", "alp_kd", "ckd", "rail_kd", "dkd"}
+)
+KINDS = frozenset({"relations", "rkd", "sp", "pkt", "cka", "crd"})
+MATCHINGS = frozenset(
+    {"linspace", "consecutive", "pkd_skip", "pkd_last", "top1", "random_sorted", "combine"}
+    | {"attention", "emd", "search", "progressive"}
+)
+INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
+SHAPES = frozenset({"parameters", "flops", "total_parameters"})
+"""Budgets that `iso` may come to hold equal."""
+RANGES = frozenset({"uniform", "log", "integers"})
+SEARCHES = frozenset({"random", "tpe", "nsga2"})
+STOPPERS = frozenset({"asha"})
+TASKS: Mapping[str, str] = {"glue/stsb": "regression"}
+"""Tasks that need more than classification."""
+
+
+def word_not_built(data: object, words: frozenset[str]) -> str | None:
+    """The word of `words` that a value is, or that is a key of it."""
+    match data:
+        case str() if data in words:
+            return data
+        case dict():
+            return next((key for key in data if key in words), None)
+        case _:
+            return None

@@ -1,0 +1,123 @@
+"""What a point's axes make of its terms: filled, overridden, sorted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from .axes import scalar_label
+from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term, term_label
+from .sentences import known_keys
+from .terms import override_term
+from .tree import Scalar
+from .trial import canonical_json, canonical_term
+from .values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The resolved terms of a point, and which of its axes took part."""
+
+    terms: tuple[Term, ...]
+    """In the order of their canonical form."""
+    identity: str
+    """Canonical JSON of the terms."""
+    acting: frozenset[str]
+    """Paths of axes that changed a term."""
+    columns: Mapping[str, Scalar]
+    """By path: what `matching`, `temperature` and term addresses came to; None: does not act."""
+    refused: str | None = None
+    """Why an override does not fit this point's term."""
+
+
+def resolve_terms(
+    knowledge: tuple[Term, ...],
+    *,
+    matching: Value,
+    temperature: Value,
+    overrides: Mapping[str, Value],
+    addresses: tuple[str, ...],
+) -> Objective:
+    """Fills what terms leave open and applies full addresses, which win.
+
+    Args:
+        knowledge: The terms as written.
+        matching: Fills the layers of terms that leave them open.
+        temperature: Fills the temperature of softened logits that leave it open.
+        overrides: By full address; those of terms that are not here do not act.
+        addresses: Every address that is a column of the plan's tables.
+    """
+    acting: set[str] = set()
+    columns: dict[str, Scalar] = {"matching": None, "temperature": None}
+    columns |= dict.fromkeys(addresses)
+    terms = []
+    refused = None
+    for term in knowledge:
+        prefix = f"terms.{term_label(term)}."
+        mine = {
+            path: value
+            for path, value in overrides.items()
+            if path.startswith(prefix) and path.removeprefix(prefix) in known_keys(type(term))
+        }
+        try:
+            changed = _override(term, {p.removeprefix(prefix): v for p, v in mine.items()})
+        except ValidationError as error:
+            refused = f"`{term_label(term)}`: {error.errors()[0]['msg']}"
+            continue
+        if changed.weight == 0:
+            columns[f"{prefix}weight"] = 0.0
+            acting |= mine.keys() & {f"{prefix}weight"}
+            continue
+        filled, axis = _fill(changed, matching=matching, temperature=temperature)
+        if axis:
+            columns[axis] = (matching if axis == "matching" else temperature).label
+            acting.add(axis)
+        acting |= mine.keys() - _inert(filled, prefix)
+        columns |= _term_columns(filled, prefix, mine, addresses)
+        terms.append((canonical_json(canonical_term(filled)), filled))
+    terms.sort(key=lambda pair: pair[0])
+    return Objective(
+        tuple(term for _, term in terms),
+        "\n".join(identity for identity, _ in terms),
+        frozenset(acting),
+        columns,
+        refused,
+    )
+
+
+def _override(term: Term, fields: Mapping[str, Value]) -> Term:
+    for field, value in fields.items():
+        term = override_term(term, field, value.written)
+    return term
+
+
+def _fill(term: Term, *, matching: Value, temperature: Value) -> tuple[Term, str | None]:
+    """The term with nothing left open, and the axis that filled it."""
+    match term:
+        case SoftLogits(distance="kl", temperature=None):
+            return term.model_copy(update={"temperature": temperature.data}), "temperature"
+        case SoftLogits(distance="mse"):
+            return term.model_copy(update={"temperature": None}), None
+        case HiddenStates(matching=None) | Attentions(matching=None):
+            return term.model_copy(update={"matching": matching.data}), "matching"
+        case HardLabels() | SoftLogits() | HiddenStates() | Attentions():
+            return term, None
+
+
+def _inert(term: Term, prefix: str) -> set[str]:
+    """Fields that this term has and does not read."""
+    is_raw = isinstance(term, SoftLogits) and term.distance == "mse"
+    return {f"{prefix}temperature"} if is_raw else set()
+
+
+def _term_columns(
+    term: Term, prefix: str, mine: Mapping[str, Value], addresses: tuple[str, ...]
+) -> dict[str, Scalar]:
+    columns: dict[str, Scalar] = {}
+    inert = _inert(term, prefix)
+    for path in addresses:
+        field = path.removeprefix(prefix)
+        if not path.startswith(prefix) or path in inert or field not in known_keys(type(term)):
+            continue
+        columns[path] = mine[path].label if path in mine else scalar_label(getattr(term, field))
+    return columns

@@ -1,0 +1,169 @@
+"""Why a point cannot be trained: rules on a resolved trial and the facts of its models and task."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .facts import ModelFacts, TaskFacts
+from .initialisation import Initialisation, TeacherLayers, source_layers
+from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term, term_label
+from .matching import MatchingError, layer_pairs
+from .shape import Shape
+from .task import Task, Teacher
+
+
+class Broken(NamedTuple):
+    """A rule that a point breaks."""
+
+    rule: str
+    reason: str
+
+
+class Subject(NamedTuple):
+    """What the rules look at; unknown facts are None."""
+
+    task: Task
+    teacher: Teacher
+    terms: tuple[Term, ...]
+    shape: Shape
+    initialisation: Initialisation
+    model: ModelFacts | None
+    task_facts: TaskFacts | None
+
+
+def first_broken(subject: Subject) -> Broken | None:
+    """The first rule that a point breaks, if it breaks any."""
+    return next(_broken(subject), None)
+
+
+def warnings(subject: Subject) -> Iterator[Broken]:
+    """What is allowed but deserves a word."""
+    model, shape = subject.model, subject.shape
+    if model is None or model.num_attention_heads == shape.heads:
+        return
+    for term in subject.terms:
+        if isinstance(term, Attentions) and term.head_map == "mean":
+            yield Broken(
+                "heads",
+                f"`{term_label(term)}` compares the mean of the teacher's "
+                f"{model.num_attention_heads} heads with the mean of the student's {shape.heads}",
+            )
+
+
+def _broken(subject: Subject) -> Iterator[Broken]:
+    yield from _objective(subject)
+    yield from _shape(subject)
+    if subject.task_facts is not None:
+        yield from _classes(subject, subject.task_facts)
+    yield from _teacher_state(subject)
+    if subject.model is not None:
+        yield from _length(subject, subject.model)
+        for term in subject.terms:
+            yield from _layers(subject, term, subject.model)
+        yield from _initialisation(subject, subject.model)
+
+
+def _objective(subject: Subject) -> Iterator[Broken]:
+    if not subject.terms:
+        yield Broken("no term", "every term has weight 0")
+    elif not any(isinstance(term, HardLabels | SoftLogits) for term in subject.terms):
+        yield Broken(
+            "untrained head",
+            "no term reads the student's logits, so its classifier would stay random; "
+            "add `hard_labels` or `soft_logits`",
+        )
+
+
+def _shape(subject: Subject) -> Iterator[Broken]:
+    width, heads = subject.shape.width, subject.shape.heads
+    if width % heads:
+        yield Broken("heads divide width", f"{heads} heads do not divide the width {width}")
+
+
+def _classes(subject: Subject, facts: TaskFacts) -> Iterator[Broken]:
+    if facts.regression:
+        yield Broken("classes", f"`{subject.task.name}` is a regression, which is not built yet")
+    for term in subject.terms:
+        is_softmax = isinstance(term, HardLabels) or (
+            isinstance(term, SoftLogits) and term.distance == "kl"
+        )
+        if facts.num_classes < 2 and is_softmax:
+            yield Broken("classes", f"`{term_label(term)}` needs two classes; the task has one")
+
+
+def _teacher_state(subject: Subject) -> Iterator[Broken]:
+    initialisation = subject.initialisation
+    if not isinstance(initialisation, TeacherLayers) or initialisation.from_ != "pretrained":
+        return
+    if subject.teacher.fine_tune is None:
+        yield Broken(
+            "initialisation",
+            "`from: pretrained` needs a teacher with `fine_tune`: this one comes fine-tuned",
+        )
+    if initialisation.head == "copy":
+        yield Broken("initialisation", "`head: copy` needs `from: fine_tuned`")
+
+
+def _length(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
+    if subject.task.max_length > model.max_position_embeddings:
+        yield Broken(
+            "length",
+            f"`task.max_length` {subject.task.max_length} exceeds the teacher's "
+            f"{model.max_position_embeddings} positions",
+        )
+
+
+def _layers(subject: Subject, term: Term, model: ModelFacts) -> Iterator[Broken]:
+    if not isinstance(term, HiddenStates | Attentions) or term.matching is None:
+        return
+    shape, name = subject.shape, term_label(term)
+    try:
+        pairs = layer_pairs(
+            term.matching,
+            num_teacher_layers=model.num_hidden_layers,
+            num_student_layers=shape.layers,
+        )
+    except MatchingError as error:
+        yield Broken("matching", f"`{name}`: {error}")
+        return
+    match term:
+        case HiddenStates(projection="none") if shape.width != model.hidden_size:
+            yield Broken(
+                "width",
+                f"`{name}` has no projection, the student's width is {shape.width} and the "
+                f"teacher's {model.hidden_size}",
+            )
+        case Attentions() if any(0 in pair for pair in pairs):
+            yield Broken("matching", f"`{name}`: layer 0 is the embedding, which has no attention")
+        case Attentions(head_map="equal") if shape.heads != model.num_attention_heads:
+            yield Broken(
+                "heads",
+                f"`{name}` compares head with head, the student has {shape.heads} and the teacher "
+                f"{model.num_attention_heads}; `head_map: mean` compares their means",
+            )
+
+
+def _initialisation(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
+    initialisation, shape = subject.initialisation, subject.shape
+    if not isinstance(initialisation, TeacherLayers):
+        return
+    sizes = {
+        "width": (shape.width, model.hidden_size),
+        "heads": (shape.heads, model.num_attention_heads),
+        "feed-forward width": (shape.intermediate_size, model.intermediate_size),
+    }
+    unlike = [
+        f"{name} {ours} and {theirs}" for name, (ours, theirs) in sizes.items() if ours != theirs
+    ]
+    if unlike:
+        yield Broken(
+            "initialisation",
+            f"blocks are copied only between equals; student and teacher have {', '.join(unlike)}",
+        )
+    try:
+        source_layers(
+            initialisation,
+            num_teacher_layers=model.num_hidden_layers,
+            num_student_layers=shape.layers,
+        )
+    except MatchingError as error:
+        yield Broken("initialisation", str(error))

@@ -1,0 +1,140 @@
+"""One complete point of a grid, its canonical form and its content id."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .initialisation import Initialisation
+from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term
+from .shape import Shape
+from .spec import Seed, Spec
+from .task import Task, Teacher
+from .training import Training
+
+ID_VERSION = 1
+"""Raised when the canonical form changes; every id changes with it."""
+
+LOOP_VERSION = 1
+"""Raised when a change of the training loop changes a trial's numbers; ids change with it."""
+
+KIND_VERSIONS: Mapping[str, int] = {}
+"""Kinds whose numbers have changed since they were first released; 1 is left out."""
+
+Canonical = dict[str, Any]
+
+
+class Stage(Spec):
+    """A stretch of training with its own terms and optimiser."""
+
+    terms: tuple[Term, ...]
+    """Summands of the objective, in the order of their canonical form."""
+    training: Training
+    """How this stage is optimised."""
+
+
+class Trial(Spec):
+    """Everything that decides a student's weights, resolved: nothing is left to fill in."""
+
+    task: Task
+    teacher: Teacher
+    shape: Shape
+    initialisation: Initialisation
+    stages: tuple[Stage, ...]
+    seed: Seed
+
+
+class Digests(NamedTuple):
+    """The content of what a trial reads: hexadecimal SHA-256 of a task's rows and of a teacher."""
+
+    task: str
+    teacher: str
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces; not-a-number is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """Hexadecimal SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def canonical_term(term: Term) -> Canonical:
+    """A term without what does not act: defaults, label, and a temperature that nothing divides."""
+    fields = term.model_dump(mode="json", exclude_defaults=True, exclude={"label"})
+    if isinstance(term, SoftLogits) and term.distance == "mse":
+        fields.pop("temperature", None)
+    if version := KIND_VERSIONS.get(term.kind):
+        fields["version"] = version
+    return fields
+
+
+def make_stage(terms: tuple[Term, ...], training: Training) -> Stage:
+    """A stage with its terms in canonical order."""
+    ordered = sorted(terms, key=lambda term: canonical_json(canonical_term(term)))
+    return Stage(terms=tuple(ordered), training=training)
+
+
+def canonical_shape(shape: Shape) -> Canonical:
+    """A shape in numbers, the feed-forward width written out."""
+    return {
+        "layers": shape.layers,
+        "width": shape.width,
+        "heads": shape.heads,
+        "feed_forward": shape.intermediate_size,
+    }
+
+
+def canonical_initialisation(initialisation: Initialisation) -> str | Canonical:
+    """An initialisation without its defaults."""
+    if isinstance(initialisation, str):
+        return initialisation
+    return initialisation.model_dump(mode="json", exclude_defaults=True)
+
+
+def canonical_stage(stage: Stage) -> Canonical:
+    """A stage's terms in canonical form, and its training without defaults."""
+    return {
+        "terms": [canonical_term(term) for term in stage.terms],
+        "training": stage.training.model_dump(mode="json", exclude_defaults=True),
+    }
+
+
+def canonical_trial(trial: Trial) -> Canonical:
+    """What of a trial is in its id, apart from the digests and the seed."""
+    return {
+        "shape": canonical_shape(trial.shape),
+        "initialisation": canonical_initialisation(trial.initialisation),
+        "stages": [canonical_stage(stage) for stage in trial.stages],
+    }
+
+
+def trial_id(trial: Trial, digests: Digests) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over what decides a trial's numbers."""
+    return digest(_identity(trial, digests) | {"seed": trial.seed})[:16]
+
+
+def group_id(trial: Trial, digests: Digests) -> str:
+    """The id that trials share which differ in their seed alone."""
+    return digest(_identity(trial, digests))[:16]
+
+
+def _identity(trial: Trial, digests: Digests) -> Canonical:
+    return {
+        "id_version": ID_VERSION,
+        "loop_version": LOOP_VERSION,
+        "trial": canonical_trial(trial),
+        "task": digests.task,
+        "teacher": digests.teacher,
+    }
+
+
+def uses_teacher(term: Term) -> bool:
+    """Whether a term reads the teacher's outputs."""
+    match term:
+        case HardLabels():
+            return False
+        case SoftLogits() | HiddenStates() | Attentions():
+            return True

@@ -1,0 +1,135 @@
+"""What is still to do, in which order, and what a failure means for it: pure bookkeeping."""
+
+import heapq
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .work import Outcome
+
+
+@dataclass(frozen=True)
+class Item:
+    """A planned piece of work and what must be completed before it."""
+
+    id: str
+    depends_on: tuple[str, ...] = ()
+
+
+class Agenda:
+    """Items by what has become of them; safe to ask from several threads."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        allowed: Callable[[str], int],
+        failures: Mapping[str, Counter[str]],
+    ) -> None:
+        """Make an agenda of all that is planned and not completed.
+
+        Args:
+            items: In the order in which they should run. What an item depends on and is not
+                listed counts as completed.
+            allowed: How many failures of a class are tried again.
+            failures: Failures so far that count against those retries, by item and class.
+        """
+        self._lock = threading.RLock()
+        self._allowed = allowed
+        self._failures = defaultdict(Counter, {id: Counter(n) for id, n in failures.items()})
+        self._ids = [item.id for item in items]
+        self._place = {id: n for n, id in enumerate(self._ids)}
+        self._awaits = {
+            item.id: {id for id in item.depends_on if id in self._place} for item in items
+        }
+        self._dependents: dict[str, list[str]] = defaultdict(list)
+        for id, awaited in self._awaits.items():
+            for other in awaited:
+                self._dependents[other].append(id)
+        self._ready: list[int] = []
+        self._draining = False
+        self.running: list[str] = []
+        self.completed: list[str] = []
+        self.failed: list[str] = []
+        self.interrupted: list[str] = []
+        for id, awaited in self._awaits.items():
+            if self._is_used_up(id):
+                self.failed.append(id)
+            elif not awaited:
+                self._offer(id)
+
+    def take(self) -> str | None:
+        """The next item to run; None when none is ready, and for ever once draining."""
+        with self._lock:
+            if self._draining or not self._ready:
+                return None
+            id = self._ids[heapq.heappop(self._ready)]
+            self.running.append(id)
+            return id
+
+    def settle(self, id: str, outcome: Outcome, *, is_usable: bool = True) -> None:
+        """Book the outcome of a running item: release what waited for it, or try it again.
+
+        Args:
+            id: The item.
+            outcome: What came of it.
+            is_usable: False for a completed item that nothing may build on.
+        """
+        with self._lock:
+            self.running.remove(id)
+            match outcome.status:
+                case "completed" if is_usable:
+                    self.completed.append(id)
+                    self._release(id)
+                case "completed":
+                    self.failed.append(id)
+                case "failed":
+                    self._failures[id][outcome.failure_class or "error"] += 1
+                    if self._is_used_up(id):
+                        self.failed.append(id)
+                    else:
+                        self._offer(id)
+                case "interrupted":
+                    self.interrupted.append(id)
+                case "overtaken":
+                    self.interrupted.append(id)
+                    self._draining = True
+
+    def drain(self) -> None:
+        """Start nothing more."""
+        with self._lock:
+            self._draining = True
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing more will be started."""
+        return self._draining
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing can start."""
+        with self._lock:
+            return not self.running and (self._draining or not self._ready)
+
+    @property
+    def blocked(self) -> list[str]:
+        """Items that wait for something that failed."""
+        with self._lock:
+            failed = set(self.failed)
+            return [id for id, awaited in self._awaits.items() if awaited & failed]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def _offer(self, id: str) -> None:
+        heapq.heappush(self._ready, self._place[id])
+
+    def _release(self, id: str) -> None:
+        for dependent in self._dependents[id]:
+            self._awaits[dependent].discard(id)
+            if not self._awaits[dependent] and not self._is_used_up(dependent):
+                self._offer(dependent)
+
+    def _is_used_up(self, id: str) -> bool:
+        return any(count > self._allowed(kind) for kind, count in self._failures[id].items())

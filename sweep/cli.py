@@ -1,0 +1,308 @@
+"""The command line: parse, call, print. Data on standard output, everything else on stderr."""
+
+import errno
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from ..search_spaces import load_grid
+from ..search_spaces.errors import InputError
+
+if TYPE_CHECKING:
+    from .launching import Ended
+
+app = typer.Typer(
+    name="kdsweep",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distillation studies as one command: kdsweep launch grid.yaml",
+)
+
+OK, INTERNAL, INVALID, FAILED, NO_MATCH, LOCKED, UNWRITABLE, STOPPED, INTERRUPTED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    73,
+    74,
+    75,
+    130,
+)
+
+GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="The grid file.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder.")]
+TrialId = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id or its beginning.")]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="The sweep's folder; runs/<name> unless said.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+class ExecutorName(StrEnum):
+    """Where work runs."""
+
+    RAY = "ray"
+    SERIAL = "serial"
+
+
+Address = Annotated[
+    str, typer.Option(help="Ray cluster: local (one of its own), auto, or HOST:PORT.")
+]
+ExecutorOption = Annotated[
+    ExecutorName, typer.Option(help="ray, or serial: in this process, for a debugger.")
+]
+MaxConcurrent = Annotated[
+    int | None, typer.Option(min=1, help="Most trials at once; as many as fit unless said.")
+]
+
+
+def stderr() -> Console:
+    """Where progress and messages go."""
+    return Console(stderr=True, soft_wrap=True)
+
+
+def stdout() -> Console:
+    """Where data go; a pipe has no width, so nothing is cut there."""
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+
+
+@app.command()
+def plan(grid: GridFile, store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """Count a grid's trials and say what would be skipped, collapsed, or is done already."""
+    from .forecast import forecast, print_forecast
+
+    told = forecast(load_grid(grid), store)
+    if as_json:
+        _print_json(told.as_json())
+    else:
+        print_forecast(told, stdout())
+
+
+@app.command(name="try")
+def try_(
+    grid: GridFile,
+    trial: Annotated[str | None, typer.Option(help="Its id or its beginning.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps to take.")] = 50,
+) -> None:
+    """Train one trial for a few steps in the foreground; nothing is stored."""
+    from .trying import try_trial
+
+    try_trial(load_grid(grid), trial=trial, steps=steps, console=stdout())
+
+
+@app.command()
+def launch(
+    grid: GridFile,
+    store: StoreFolder = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree that completed trials become inactive.")
+    ] = False,
+    address: Address = "local",
+    executor: ExecutorOption = ExecutorName.RAY,
+    max_concurrent: MaxConcurrent = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train every trial of a grid that its sweep still lacks."""
+    # A wrong grid is refused before anything heavy is imported.
+    load_grid(grid)
+    from . import launching
+    from .executors import Choice
+
+    def agree(question: launching.WouldDeactivateError) -> bool:
+        if yes:
+            return True
+        return sys.stdin.isatty() and typer.confirm(f"{question}. Go on?", err=True)
+
+    ended = launching.launch(
+        grid,
+        store=store,
+        executor=Choice(executor.value, address=address, max_concurrent=max_concurrent),
+        console=stderr(),
+        agree=agree,
+        quiet=quiet,
+    )
+    _finish(ended)
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    failed_only: Annotated[
+        bool, typer.Option("--failed-only", help="Only trials that failed.")
+    ] = False,
+    trial: Annotated[
+        list[str] | None, typer.Option("--trial", help="Only this trial; may be repeated.")
+    ] = None,
+    address: Address = "local",
+    executor: ExecutorOption = ExecutorName.RAY,
+    max_concurrent: MaxConcurrent = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run what a sweep lacks; failed trials get their retries anew."""
+    from . import launching
+    from .executors import Choice
+
+    ended = launching.resume(
+        folder,
+        executor=Choice(executor.value, address=address, max_concurrent=max_concurrent),
+        console=stderr(),
+        failed_only=failed_only,
+        trials=trial or (),
+        quiet=quiet,
+    )
+    _finish(ended)
+
+
+@app.command()
+def status(
+    folder: Folder,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Until nothing runs.")] = False,
+) -> None:
+    """Completed, failed, running and pending trials; reads files only, from any host."""
+    from .showing import watch_status
+
+    watch_status(folder, as_json=as_json, watch=watch, console=stdout())
+
+
+class Question(StrEnum):
+    """What to ask of the results."""
+
+    TABLE = "table"
+    BEST = "best"
+    PIVOT = "pivot"
+    FAILURES = "failures"
+
+
+@app.command()
+def results(
+    folder: Folder,
+    question: Annotated[
+        Question, typer.Argument(metavar="[table|best|pivot|failures]")
+    ] = Question.TABLE,
+    metric: Annotated[str, typer.Option(help="A metric's name.")] = "primary",
+    by: Annotated[list[str] | None, typer.Option(help="best: one list for each value.")] = None,
+    index: Annotated[str, typer.Option(help="pivot: the axis of the rows.")] = "knowledge",
+    columns: Annotated[str, typer.Option(help="pivot: the axis of the columns.")] = "matching",
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many rows.")] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="A LaTeX table.")] = False,
+) -> None:
+    """Ask a sweep: its leaderboard, the best students, a pivot table, the failures."""
+    from .showing import Form, ask
+
+    form = Form.JSON if as_json else Form.CSV if as_csv else Form.LATEX if as_latex else Form.TABLE
+    found = ask(
+        folder,
+        question.value,
+        metric=metric,
+        by=by or [],
+        index=index,
+        columns=columns,
+        n=n,
+        form=form,
+        console=stdout(),
+        notes=stderr(),
+    )
+    if not found:
+        raise typer.Exit(NO_MATCH)
+
+
+@app.command()
+def show(folder: Folder, trial: TrialId, as_json: AsJson = False) -> None:
+    """One trial: its resolved terms, layer pairs, shapes and projections, and its attempts."""
+    from .showing import show_trial
+
+    show_trial(folder, trial, as_json=as_json, console=stdout())
+
+
+@app.command()
+def logs(folder: Folder, trial: TrialId) -> None:
+    """What the attempts of one trial have logged."""
+    from .showing import print_logs
+
+    if not print_logs(folder, trial, console=stdout()):
+        raise typer.Exit(NO_MATCH)
+
+
+@app.command()
+def schema() -> None:
+    """The grid language as JSON Schema, for editors."""
+    from ..search_spaces import grid_schema
+
+    _print_json(grid_schema())
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("grid.yaml"),
+) -> None:
+    """Write a commented grid to start from."""
+    from ..search_spaces import starter_grid
+
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(starter_grid())
+    except FileExistsError:
+        _complain(f"{file} exists\n    Name another file: `kdsweep init other.yaml`.", INVALID)
+    typer.echo(f"wrote {file}; next: kdsweep plan {file}", err=True)
+
+
+def main() -> NoReturn:
+    """Run the command line and end with one of the documented exit codes."""
+    from .launching import WouldDeactivateError
+    from .lock import SweepLockedError
+
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        _complain(f"{error.format_message()}\n    `kdsweep --help` lists what there is.", INVALID)
+    except InputError as error:
+        _complain(str(error), INVALID)
+    except WouldDeactivateError as error:
+        _complain(f"{error}\n    Agree with `--yes`, or launch into another folder.", INVALID)
+    except SweepLockedError as error:
+        _complain(str(error), LOCKED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _complain(f"{error}\n    Free space or permissions, then `kdsweep resume`.", UNWRITABLE)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    sys.exit(code or OK)
+
+
+def _finish(ended: "Ended") -> NoReturn:
+    from .showing import print_ended
+
+    print_ended(ended, data=stdout(), notes=stderr())
+    if ended.refused:
+        raise InputError(ended.refused)
+    match ended.asked:
+        case "SIGINT":
+            raise typer.Exit(INTERRUPTED)
+        case "SIGTERM" | "stop" | "overtaken":
+            raise typer.Exit(STOPPED)
+        case None:
+            raise typer.Exit(FAILED if ended.failed else OK)
+
+
+def _complain(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(code)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,92 @@
+"""From planned rows to attempts: their numbers, parents and limits."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..results.schema import PlanRow
+from ..results.store import Store
+from ..search_spaces.facts import ShippedFacts
+from ..search_spaces.grid import Grid
+from .planning import config_of, reads
+from .work import Layers, Pinned, Work
+
+CHECKPOINT_SECONDS = float(os.environ.get("KDSWEEP_CHECKPOINT_SECONDS", "30"))
+"""Time between a trial's checkpoints; it changes no number."""
+
+
+class Dispatch:
+    """Turns a planned id into its next attempt."""
+
+    def __init__(
+        self,
+        sweep: Store,
+        grid: Grid,
+        planned: Mapping[str, PlanRow],
+        pinned: Pinned,
+        *,
+        epoch: int,
+    ) -> None:
+        self._sweep = sweep
+        self._grid = grid
+        self._planned = planned
+        self._pinned = pinned
+        self._epoch = epoch
+        self._numbers: Counter[str] = Counter()
+        self._reads = _reads_by_teacher(planned)
+
+    def __call__(self, id: str) -> Work:
+        """The next attempt; it goes on from the newest checkpoint of an earlier one."""
+        row = self._planned[id]
+        self._numbers[id] += 1
+        keep = self._grid.keep
+        return Work(
+            store=self._sweep.folder.resolve(),
+            what="teacher" if row.what == "teacher" else "trial",
+            id=id,
+            group_id=str(row.group_id),
+            epoch=self._epoch,
+            number=self._numbers[id],
+            config_json=str(row.config_json),
+            pinned=self._pinned,
+            reads=self._reads.get(row.depends_on[0], Layers()) if row.depends_on else Layers(),
+            timeout_seconds=self._grid.resources.timeout_minutes * 60,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
+            keep_students=keep.students != "none",
+            keep_predictions=keep.predictions,
+            parent=_newest_checkpointed(self._sweep, id),
+        )
+
+
+def _attempts_begun(sweep: Store, id: str) -> list[tuple[int, int]]:
+    """Epoch and number of every attempt that has a work folder, oldest first."""
+    folder = sweep.work_folder(id, 0, 0).parent
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(epoch), int(number)) for epoch, number in (n.split("-") for n in names))
+
+
+def _newest_checkpointed(sweep: Store, id: str) -> tuple[int, int] | None:
+    for epoch, number in reversed(_attempts_begun(sweep, id)):
+        checkpoints = sweep.work_folder(id, epoch, number) / "checkpoints"
+        if checkpoints.is_dir() and any(_visible(checkpoints)):
+            return epoch, number
+    return None
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _reads_by_teacher(planned: Mapping[str, PlanRow]) -> dict[str, Layers]:
+    """What the trials of each teacher read from it, so that one pass of it serves them all."""
+    trials = defaultdict(list)
+    for row in planned.values():
+        if (trial := config_of(row).trial) is not None:
+            trials[row.depends_on[0]].append(trial)
+    facts = ShippedFacts()
+    found = {}
+    for teacher, of_teacher in trials.items():
+        if (model := facts.model(of_teacher[0].teacher)) is not None:
+            found[teacher] = reads(of_teacher, num_teacher_layers=model.num_hidden_layers)
+    return found

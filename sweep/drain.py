@@ -1,0 +1,73 @@
+"""How a launch is asked to leave: Ctrl-C, SIGTERM, a request in the store, or a newer launch."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+from .agenda import Agenda
+from .lock import Lock, StaleEpochError, drain_request
+
+GRACE_SECONDS = 7.0
+"""Time for lanes to checkpoint before the launch ends at once."""
+
+Asked = Literal["SIGINT", "SIGTERM", "stop", "overtaken"]
+
+
+class Drain:
+    """Whether and by whom a launch was asked to leave."""
+
+    def __init__(self, agenda: Agenda, lock: Lock, tell: Callable[[str], None]) -> None:
+        self._agenda = agenda
+        self._lock = lock
+        self._tell = tell
+        self._since = 0.0
+        self.asked: Asked | None = None
+
+    def ask(self, by: Asked) -> None:
+        """Start nothing more and have the lanes checkpoint; asking again changes nothing."""
+        if self.asked is not None:
+            return
+        self.asked = by
+        self._since = time.monotonic()
+        self._agenda.drain()
+        drain_request(self._lock.locks, self._lock.epoch).touch(mode=0o600)
+        self._tell(f"{by}: running trials are checkpointed; a second Ctrl-C ends them at once")
+
+    def look(self) -> None:
+        """See whether a request lies in the store, a newer launch took over, or grace is over."""
+        try:
+            self._lock.check()
+        except StaleEpochError:
+            self.ask("overtaken")
+        if drain_request(self._lock.locks, self._lock.epoch).exists():
+            self.ask("stop")
+        if self.asked is not None and time.monotonic() - self._since > GRACE_SECONDS:
+            self._since = float("inf")
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextmanager
+def signals(drain: Drain) -> Iterator[None]:
+    """The first SIGINT or SIGTERM drains, the second raises KeyboardInterrupt."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        if drain.asked is not None:
+            raise KeyboardInterrupt
+        drain.ask("SIGINT" if number == signal.SIGINT else "SIGTERM")
+
+    # Signals reach the main thread alone; launched from another one, the caller decides.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

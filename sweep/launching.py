@@ -1,0 +1,355 @@
+"""The main job: plan, take the sweep, run what is missing, say how it ended."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ..results.schema import Attempt, PlanRow
+from ..results.store import Store
+from ..search_spaces import expand, load_grid, read_grid
+from ..search_spaces.errors import DataError, InputError, Problem, TeacherError
+from ..search_spaces.grid import Grid
+from .agenda import Agenda, Item
+from .dispatch import Dispatch
+from .drain import Asked, Drain, signals
+from .executors import Choice
+from .lock import Lock, take
+from .pinned import new_sweep, read_pinned, record_launch
+from .planning import Content, ContentFacts, config_of, plan_rows
+from .progress import Progress
+from .students import keep_best_student
+from .watch import Watch
+from .work import Outcome, Work
+
+RAY = Choice()
+STDERR = Console(stderr=True, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a launch ended; ids of trials and teachers."""
+
+    folder: Path
+    epoch: int
+    planned: int
+    trained: int
+    """Trials completed by this launch."""
+    completed: int
+    """Trials completed in all."""
+    failed: tuple[str, ...]
+    blocked: int
+    asked: Asked | None
+    refused: tuple[Problem, ...]
+    """Teachers below their floor."""
+
+
+class WouldDeactivateError(Exception):
+    """Completed trials that the new grid no longer names; the person has not agreed."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__(
+            f"the grid no longer names {count} completed trial{'s' * (count != 1)} of this sweep: "
+            "they stay in the store and leave the tables"
+        )
+
+
+def launch(
+    grid_file: Path,
+    *,
+    store: Path | None = None,
+    executor: Choice = RAY,
+    console: Console = STDERR,
+    agree: Callable[[WouldDeactivateError], bool] = lambda _: False,
+    quiet: bool = False,
+) -> Ended:
+    """Plan a grid and run what its sweep still lacks.
+
+    Args:
+        grid_file: The grid.
+        store: The sweep's folder; `runs/<name>` unless said.
+        executor: How work is run.
+        console: Where progress goes.
+        agree: Asked before completed trials become inactive.
+        quiet: No progress.
+
+    Raises:
+        InputError: Grid, rows or teacher are wrong; nothing has been written.
+        SweepLockedError: Another launch holds the sweep.
+        WouldDeactivateError: `agree` said no; nothing has been written.
+    """
+    text = grid_file.read_text(encoding="utf-8")
+    grid = load_grid(grid_file)
+    content = Content()
+    plan = expand(grid, ContentFacts(content))
+    rows = plan_rows(plan, content)
+    sweep = Store(store or Path("runs") / grid.name)
+    with _held(sweep, grid, grid_file.resolve().parent) as lock:
+        gone = _completed(sweep.read_attempts()) & (
+            {row.id for row in sweep.read_plan() if row.what == "trial"} - {row.id for row in rows}
+        )
+        if gone and not agree(question := WouldDeactivateError(len(gone))):
+            raise question
+        sweep.add_grid(text)
+        sweep.write_plan(rows, epoch=lock.epoch)
+        return _run(
+            sweep,
+            grid,
+            rows,
+            lock,
+            executor=executor,
+            console=console,
+            quiet=quiet,
+            fresh=False,
+            only=None,
+        )
+
+
+def resume(
+    folder: Path,
+    *,
+    executor: Choice = RAY,
+    console: Console = STDERR,
+    failed_only: bool = False,
+    trials: Sequence[str] = (),
+    quiet: bool = False,
+) -> Ended:
+    """Run what a sweep lacks, from its store alone; failed trials get their retries anew.
+
+    Raises:
+        InputError: There is no sweep, or its rows or teacher have changed since the plan.
+        SweepLockedError: Another launch holds the sweep.
+    """
+    sweep = Store(folder)
+    if not sweep.exists():
+        raise InputError([Problem(str(folder), "is no sweep", "Name the folder of a launch.")])
+    told = sweep.read_sweep()
+    grid = read_grid(sweep.newest_grid(), file=str(folder / "grids"), base=Path(told["base"]))
+    rows = sweep.read_plan()
+    only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
+    check_content(rows)
+    with _held(sweep, grid, Path(told["base"])) as lock:
+        return _run(
+            sweep,
+            grid,
+            rows,
+            lock,
+            executor=executor,
+            console=console,
+            quiet=quiet,
+            fresh=True,
+            only=only,
+        )
+
+
+def check_content(rows: Sequence[PlanRow]) -> None:
+    """Read what the plan read, and compare.
+
+    Raises:
+        DataError: Rows or weights differ from those that were planned.
+    """
+    content = Content()
+    problems = []
+    for row in rows:
+        if row.what != "teacher":
+            continue
+        config = config_of(row)
+        now = content.digests(config.task, config.teacher)
+        if now.task != config.task_digest:
+            name = config.task.name or config.task.files.train if config.task.files else "task"
+            problems.append(_changed(str(name), "the task's rows have"))
+        elif now.teacher != config.teacher_digest:
+            problems.append(_changed(config.teacher.model, "the teacher has"))
+    if problems:
+        raise DataError(problems)
+
+
+def _changed(path: str, subject: str) -> Problem:
+    return Problem(
+        path,
+        f"{subject} changed since the plan was made",
+        "Re-plan: `kdsweep launch` with the grid plans anew with the content as it is now.",
+    )
+
+
+@contextmanager
+def _held(sweep: Store, grid: Grid, base: Path) -> Iterator[Lock]:
+    if not sweep.exists():
+        sweep.create(new_sweep(grid))
+    lock = take(sweep.locks_folder)
+    try:
+        record_launch(sweep, epoch=lock.epoch, base=base)
+        yield lock
+    finally:
+        lock.release()
+
+
+def _run(
+    sweep: Store,
+    grid: Grid,
+    rows: Sequence[PlanRow],
+    lock: Lock,
+    *,
+    executor: Choice,
+    console: Console,
+    quiet: bool,
+    fresh: bool,
+    only: frozenset[str] | None,
+) -> Ended:
+    pinned = read_pinned(sweep, grid)
+    planned = {str(row.id): row for row in rows if row.what != "skipped"}
+    sweep.remove_temporaries()
+    attempts = sweep.read_attempts()
+    done = _completed(attempts)
+    refused = [
+        problem
+        for row in planned.values()
+        if row.what == "teacher" and row.id in done
+        if (problem := floor_problem(row, _values(attempts, str(row.id))))
+    ]
+    if refused:
+        raise TeacherError(refused)
+    todo = _wanted(planned, done, only)
+    agenda = Agenda(
+        [Item(str(row.id), row.depends_on) for row in todo],
+        allowed=grid.retries.allowed,
+        failures={} if fresh else _failures(attempts),
+    )
+    trials = {id for id, row in planned.items() if row.what == "trial"}
+    if agenda.is_over:
+        return _ended(sweep, lock, agenda, trials, done, asked=None, refused=())
+    run = executor.make(grid.resources)
+    dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
+    names = {id: _name(row) for id, row in planned.items()}
+    progress = Progress(
+        agenda, console, done_before=len(done & planned.keys()), names=names, quiet=quiet
+    )
+    drain = Drain(agenda, lock, progress.tell)
+    scores = _scores_by_group(attempts)
+
+    def settle(work: Work, outcome: Outcome) -> None:
+        problem = None
+        if work.what == "teacher" and outcome.status == "completed":
+            problem = floor_problem(planned[work.id], outcome.values)
+        if problem is not None:
+            refused.append(problem)
+        agenda.settle(work.id, outcome, is_usable=problem is None)
+        progress.note(work, outcome)
+        if work.what == "trial" and outcome.status == "completed":
+            group = scores[work.group_id]
+            group[work.id] = float(outcome.values["select/primary/best"] or 0)
+            if grid.keep.students == "best_per_group":
+                keep_best_student(sweep, group)
+
+    with progress, Watch(agenda, lock, drain, refresh=progress.refresh), signals(drain):
+        try:
+            run(agenda, make_work=dispatch, settle=settle)
+        except KeyboardInterrupt:
+            progress.tell("ended at once; running trials go on from their last checkpoint")
+    return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
+
+
+def floor_problem(row: PlanRow, values: Mapping[str, object]) -> Problem | None:
+    """Why no trial may build on a teacher, from its metrics; None when it knows enough."""
+    from ..trainers.teacher import below_floor
+
+    teacher = config_of(row).teacher
+    if teacher.floor is None or (why := below_floor(values, teacher.floor)) is None:
+        return None
+    return Problem(
+        "teacher",
+        f"{teacher.model}: {why}",
+        "Fine-tune it longer or on more rows (`teacher.fine_tune`), take another teacher, or lower "
+        "`teacher.floor`. No trial of this teacher was started.",
+    )
+
+
+def _ended(
+    sweep: Store,
+    lock: Lock,
+    agenda: Agenda,
+    trials: set[str],
+    done: set[str],
+    *,
+    asked: Asked | None,
+    refused: tuple[Problem, ...],
+) -> Ended:
+    now = trials & set(agenda.completed)
+    return Ended(
+        folder=sweep.folder,
+        epoch=lock.epoch,
+        planned=len(trials),
+        trained=len(now),
+        completed=len(now | (trials & done)),
+        failed=tuple(agenda.failed),
+        blocked=len(agenda.blocked),
+        asked=asked,
+        refused=refused,
+    )
+
+
+def _completed(attempts: Sequence[Attempt]) -> set[str]:
+    return {attempt.id for attempt in attempts if attempt.status == "completed"}
+
+
+def _failures(attempts: Sequence[Attempt]) -> dict[str, Counter[str]]:
+    failures: dict[str, Counter[str]] = defaultdict(Counter)
+    for attempt in attempts:
+        if attempt.status == "failed":
+            failures[attempt.id][attempt.failure_class or "error"] += 1
+    return failures
+
+
+def _scores_by_group(attempts: Sequence[Attempt]) -> dict[str, dict[str, float]]:
+    """Best select score of every completed trial, by group."""
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    for attempt in attempts:
+        if attempt.what == "trial" and attempt.status == "completed":
+            scores[str(attempt.group_id)][attempt.id] = float(
+                attempt.values["select/primary/best"] or 0
+            )
+    return scores
+
+
+def _values(attempts: Sequence[Attempt], id: str) -> Mapping[str, object]:
+    return next(a.values for a in attempts if a.id == id and a.status == "completed")
+
+
+def _wanted(
+    planned: Mapping[str, PlanRow], done: set[str], only: frozenset[str] | None
+) -> list[PlanRow]:
+    """What is still to do; with `only`, those trials and the teachers that they need."""
+    todo = [row for id, row in planned.items() if id not in done]
+    if only is None:
+        return todo
+    needed = {id for row in todo if row.id in only for id in row.depends_on}
+    return [row for row in todo if row.id in only or row.id in needed]
+
+
+def _chosen(
+    sweep: Store, rows: Sequence[PlanRow], *, failed_only: bool, trials: Sequence[str]
+) -> frozenset[str] | None:
+    known = {str(row.id) for row in rows if row.what == "trial"}
+    unknown = [
+        Problem("--trial", f"{id} is no trial of this sweep", "`kdsweep results DIR` lists them.")
+        for id in trials
+        if id not in known
+    ]
+    if unknown:
+        raise InputError(unknown)
+    if trials:
+        return frozenset(trials)
+    if failed_only:
+        attempts = sweep.read_attempts()
+        return frozenset(_failures(attempts).keys() - _completed(attempts))
+    return None
+
+
+def _name(row: PlanRow) -> str:
+    shown = [str(value) for axis, value in row.axes.items() if value is not None and axis != "seed"]
+    seed = row.axes.get("seed")
+    return " ".join([*shown, *([f"seed {seed}"] if seed is not None else [])])

@@ -1,0 +1,184 @@
+"""A grid becomes planned work: points, the content they read, ids, and what depends on what."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from ..results.schema import PlanRow
+from ..search_spaces.expand import Plan, PlannedTrial, Skipped
+from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
+from ..search_spaces.knowledge import (
+    Attentions,
+    HardLabels,
+    HiddenStates,
+    SoftLogits,
+    term_label,
+)
+from ..search_spaces.matching import layer_pairs
+from ..search_spaces.task import Task, Teacher
+from ..search_spaces.trial import Digests, Trial, group_id, trial_id
+from ..trainers.sources import check_classes, locate_teacher, teacher_digest
+from ..trainers.tasks import TaskData, load_task, task_digest
+from .work import Config, Layers
+
+
+class Content:
+    """Rows and weights that a grid names, each read and digested once, without torch."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Task, tuple[TaskData, str]] = {}
+        self._digests: dict[tuple[Task, Teacher], Digests] = {}
+
+    def task(self, task: Task) -> tuple[TaskData, str]:
+        """A task's rows and their digest.
+
+        Raises:
+            DataError: The rows are missing or wrong.
+        """
+        if task not in self._tasks:
+            data = load_task(task)
+            self._tasks[task] = data, task_digest(data, task)
+        return self._tasks[task]
+
+    def digests(self, task: Task, teacher: Teacher) -> Digests:
+        """What a trial on this task with this teacher reads.
+
+        Raises:
+            DataError: The rows are missing or wrong.
+            TeacherError: The teacher is unknown or does not fit.
+        """
+        key = task, teacher
+        if key not in self._digests:
+            data, of_task = self.task(task)
+            source = locate_teacher(teacher)
+            if teacher.fine_tune is None:
+                check_classes(source, data, teacher)
+            self._digests[key] = Digests(of_task, teacher_digest(teacher, source, data, task))
+        return self._digests[key]
+
+
+class ContentFacts:
+    """Facts from the rows at hand, and from shipped tables for the rest."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._shipped = ShippedFacts()
+
+    def model(self, teacher: Teacher) -> ModelFacts | None:
+        """What is known of a teacher without loading it."""
+        return self._shipped.model(teacher)
+
+    def task(self, task: Task) -> TaskFacts | None:
+        """Classes and rows as they are."""
+        data, _ = self._content.task(task)
+        return TaskFacts(
+            num_classes=len(data.classes), regression=False, train_rows=len(data.train.labels)
+        )
+
+
+def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
+    """Everything planned: teachers, then trials with one teacher side by side, then skipped points.
+
+    A lane that trains them in this order rarely changes its teacher or task.
+    """
+    teachers: dict[str, PlanRow] = {}
+    trials: dict[str, PlanRow] = {}
+    for planned in plan.trials:
+        trial = planned.trial
+        digests = content.digests(trial.task, trial.teacher)
+        teachers.setdefault(digests.teacher, _teacher_row(trial, digests))
+        row = _trial_row(planned, digests)
+        trials.setdefault(str(row.id), row)
+    place = {row.id: n for n, row in enumerate(teachers.values())}
+    ordered = sorted(trials.values(), key=lambda row: place[row.depends_on[0]])
+    return (*teachers.values(), *ordered, *map(_skipped_row, plan.skipped))
+
+
+def reads(trials: Iterable[Trial], *, num_teacher_layers: int) -> Layers:
+    """Which outputs of one teacher these trials read, so that one pass captures them all."""
+    logits = False
+    hidden_states: set[int] = set()
+    attentions: set[int] = set()
+    for trial in trials:
+        for term in (term for stage in trial.stages for term in stage.terms):
+            match term:
+                case HardLabels():
+                    continue
+                case SoftLogits():
+                    logits = True
+                    continue
+                case HiddenStates():
+                    layers = hidden_states
+                case Attentions():
+                    layers = attentions
+                case _:
+                    assert_never(term)
+            pairs = layer_pairs(
+                term.matching or "uniform",
+                num_teacher_layers=num_teacher_layers,
+                num_student_layers=trial.shape.layers,
+            )
+            layers |= {pair.teacher for pair in pairs}
+    return Layers(
+        logits=logits,
+        hidden_states=tuple(sorted(hidden_states)),
+        attentions=tuple(sorted(attentions)),
+    )
+
+
+def config_of(row: PlanRow) -> Config:
+    """The configuration of a planned teacher or trial."""
+    return Config.model_validate_json(str(row.config_json))
+
+
+def _teacher_row(trial: Trial, digests: Digests) -> PlanRow:
+    config = Config(
+        task=trial.task,
+        teacher=trial.teacher,
+        trial=None,
+        task_digest=digests.task,
+        teacher_digest=digests.teacher,
+    )
+    return PlanRow(
+        what="teacher",
+        id=digests.teacher[:16],
+        group_id=digests.teacher[:16],
+        axes={"teacher": trial.teacher.model},
+        config_json=config.model_dump_json(),
+        labels=(),
+        depends_on=(),
+        reason=None,
+    )
+
+
+def _trial_row(planned: PlannedTrial, digests: Digests) -> PlanRow:
+    trial = planned.trial
+    config = Config(
+        task=trial.task,
+        teacher=trial.teacher,
+        trial=trial,
+        task_digest=digests.task,
+        teacher_digest=digests.teacher,
+    )
+    return PlanRow(
+        what="trial",
+        id=trial_id(trial, digests),
+        group_id=group_id(trial, digests),
+        axes=planned.axes,
+        config_json=config.model_dump_json(),
+        labels=tuple(term_label(term) for stage in trial.stages for term in stage.terms),
+        depends_on=(digests.teacher[:16],),
+        reason=None,
+    )
+
+
+def _skipped_row(skipped: Skipped) -> PlanRow:
+    return PlanRow(
+        what="skipped",
+        id=None,
+        group_id=None,
+        axes=skipped.axes,
+        config_json=None,
+        labels=(),
+        depends_on=(),
+        reason=f"{skipped.rule}: {skipped.reason}",
+    )

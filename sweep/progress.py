@@ -1,0 +1,146 @@
+"""What a person sees while a sweep runs: a live block on a terminal, quiet lines elsewhere."""
+
+import time
+from collections import Counter
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .agenda import Agenda
+from .work import Outcome, Work
+
+QUIET_SECONDS = 30.0
+
+
+class Progress:
+    """Counts, rate, time left, the best student so far and the last failures."""
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        console: Console,
+        *,
+        done_before: int,
+        names: dict[str, str],
+        quiet: bool = False,
+    ) -> None:
+        """Show an agenda.
+
+        Args:
+            agenda: What is run.
+            console: Where to; standard error.
+            done_before: Pieces of work that an earlier launch completed.
+            names: How each piece of work is called.
+            quiet: Show nothing at all but failures.
+        """
+        self._agenda = agenda
+        self._console = console
+        self._done_before = done_before
+        self._names = names
+        self._quiet = quiet
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._ended: Counter[str] = Counter()
+        self._best: tuple[float, str] | None = None
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif not self._quiet:
+            self._console.print(self._line(), highlight=False)
+
+    def note(self, work: Work, outcome: Outcome) -> None:
+        """Take in how an attempt ended."""
+        self._ended[outcome.status] += 1
+        name = self._names[work.id]
+        score = outcome.values.get("select/primary/best")
+        if work.what == "trial" and isinstance(score, float):
+            self._best = max(self._best or (score, name), (score, name))
+        if work.what == "teacher" and outcome.status == "completed" and not self._quiet:
+            self._tell(
+                f"teacher {name}: select {outcome.values['select/primary']:.4f}, "
+                f"report {outcome.values['report/primary']:.4f}"
+            )
+        if outcome.status == "failed":
+            self._tell(
+                f"{outcome.failure_class}: {work.what} {work.id} ({name}): {_cause(outcome)}",
+                style="red",
+            )
+
+    def refresh(self) -> None:
+        """Draw again, or print a line when it is time for one."""
+        if self._live is not None:
+            self._live.update(self._block())
+        elif not self._quiet and time.monotonic() - self._last_line > QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(self._line(), highlight=False)
+
+    def tell(self, message: str) -> None:
+        """A line of its own, above the live block."""
+        self._tell(message)
+
+    def _tell(self, message: str, style: str = "") -> None:
+        self._console.print(Text(message, style=style), highlight=False)
+
+    @property
+    def _done(self) -> int:
+        return len(self._agenda.completed)
+
+    def _line(self) -> str:
+        agenda = self._agenda
+        parts = [
+            f"{self._done_before + self._done}/{self._done_before + len(agenda)} done",
+            f"{len(agenda.running)} running",
+        ]
+        if agenda.failed:
+            parts.append(f"{len(agenda.failed)} failed")
+        parts.append(f"{_clock(time.monotonic() - self._started)} elapsed")
+        if (left := self._seconds_left()) is not None:
+            parts.append(f"about {_clock(left)} left")
+        if self._best is not None:
+            parts.append(f"best on select {self._best[0]:.4f} ({self._best[1]})")
+        return ", ".join(parts)
+
+    def _seconds_left(self) -> float | None:
+        ended = self._done + len(self._agenda.failed)
+        if not ended or self._agenda.is_draining:
+            return None
+        waiting = len(self._agenda) - ended - len(self._agenda.blocked)
+        return waiting * (time.monotonic() - self._started) / ended
+
+    def _block(self) -> Group:
+        agenda = self._agenda
+        total = self._done_before + len(agenda)
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=max(1, total), completed=self._done_before + self._done, width=30),
+            Text(self._line()),
+        )
+        running = [Text(f"  running {id}  {self._names[id]}", style="dim") for id in agenda.running]
+        return Group(bar, *running[:8])
+
+
+def _cause(outcome: Outcome) -> str:
+    """The line of an error that names it; tracebacks and mends are indented."""
+    lines = [line for line in (outcome.error or "").splitlines() if line[:1].strip()]
+    return lines[-1] if lines else ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

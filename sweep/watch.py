@@ -1,0 +1,51 @@
+"""A thread beside the executor: the beat of the lock, requests to drain, and the display."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from .agenda import Agenda
+from .drain import Drain
+from .lock import BEAT_SECONDS, Lock
+
+log = logging.getLogger("kdsweep")
+
+TICK_SECONDS = 0.25
+
+
+class Watch:
+    """Looks after a running launch until it is left."""
+
+    def __init__(
+        self, agenda: Agenda, lock: Lock, drain: Drain, *, refresh: Callable[[], None]
+    ) -> None:
+        self._agenda = agenda
+        self._lock = lock
+        self._drain = drain
+        self._refresh = refresh
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look_after, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._lock.beat(0, [])
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look_after(self) -> None:
+        ticks_per_beat = round(BEAT_SECONDS / TICK_SECONDS)
+        ticks = 0
+        while not self._over.wait(TICK_SECONDS):
+            ticks += 1
+            self._drain.look()
+            self._refresh()
+            if ticks % ticks_per_beat == 0:
+                try:
+                    self._lock.beat(ticks // ticks_per_beat, self._agenda.running)
+                except OSError as error:
+                    # Readers then see an old beat; the trials themselves are not concerned.
+                    log.warning("the beat could not be written: %s", error)

@@ -1,0 +1,375 @@
+"""One piece of planned work, told to a lane, and what came of it. Trainer and store meet here."""
+
+import json
+import logging
+import shutil
+import socket
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, assert_never
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ..results.files import publish_folder
+from ..results.history import HistoryWriter
+from ..results.schema import Attempt
+from ..results.store import Store
+from ..search_spaces.task import Task, Teacher
+from ..search_spaces.trial import Digests, Trial
+from .failpoints import failpoint
+from .failures import classify, last_lines
+from .lock import StaleEpochError, check_epoch
+
+if TYPE_CHECKING:
+    from ..trainers.assets import Assets
+    from ..trainers.reports import Finished, Report, Resolved
+
+log = logging.getLogger("kdsweep")
+
+Scalar = str | int | float | bool | None
+
+
+class Frozen(BaseModel):
+    """What crosses a process boundary as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pinned(Frozen):
+    """What every attempt of a sweep shares, fixed at its first launch; part of no id."""
+
+    precision: Literal["fp32", "bf16"]
+    threads: int
+    device: Literal["cpu", "cuda"]
+    features_gb: float
+
+
+class Layers(Frozen):
+    """Which of a teacher's outputs the plan reads, so that one pass captures them all."""
+
+    logits: bool = False
+    hidden_states: tuple[int, ...] = ()
+    attentions: tuple[int, ...] = ()
+
+
+class Config(Frozen):
+    """The exact configuration of a piece of work, as kept in plan and attempt rows."""
+
+    task: Task
+    teacher: Teacher
+    trial: Trial | None
+    task_digest: str
+    teacher_digest: str
+
+
+class Work(Frozen):
+    """One attempt to train a trial or to prepare a teacher."""
+
+    store: Path
+    what: Literal["teacher", "trial"]
+    id: str
+    group_id: str
+    epoch: int
+    number: int
+    config_json: str
+    pinned: Pinned
+    reads: Layers
+    timeout_seconds: float
+    checkpoint_seconds: float
+    keep_students: bool
+    keep_predictions: Literal["last", "best", "none"]
+    parent: tuple[int, int] | None = None
+    """Epoch and number of the attempt whose checkpoints this one may go on from."""
+
+    @property
+    def folder(self) -> Path:
+        """Where this attempt keeps its log and checkpoints."""
+        return Store(self.store).work_folder(self.id, self.epoch, self.number)
+
+
+class Outcome(Frozen):
+    """What came of an attempt; its row is already in the store unless it was overtaken."""
+
+    status: Literal["completed", "failed", "interrupted", "overtaken"]
+    step: int = 0
+    failure_class: str | None = None
+    error: str | None = None
+    values: dict[str, Scalar] = {}
+
+
+@dataclass
+class _Attempted:
+    """What an attempt has told so far."""
+
+    started: datetime
+    step: int = 0
+    resumed_from: tuple[int, int] | None = None
+    resumed_from_step: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class Keeper:
+    """What a process keeps from one piece of work to the next: a lane's memory."""
+
+    def __init__(self) -> None:
+        self._assets: Assets | None = None
+
+    def assets(self, work: Work) -> "Assets":
+        """The kept teachers, tokens and outputs; torch is first imported here."""
+        from transformers.utils.logging import disable_progress_bar
+
+        from ..trainers.assets import Assets
+        from ..trainers.features import Needs
+        from ..trainers.settings import Settings
+        from ..trainers.tokens import cache_folder
+
+        if self._assets is None:
+            # Bars of libraries would be drawn into the display, or into a log.
+            disable_progress_bar()
+            settings = Settings(
+                threads=work.pinned.threads,
+                device=work.pinned.device,
+                precision=work.pinned.precision,
+                features_gb=work.pinned.features_gb,
+                checkpoint_seconds=work.checkpoint_seconds,
+            )
+            self._assets = Assets(settings, cache_folder())
+        self._assets.hint = Needs(
+            logits=work.reads.logits,
+            hidden_states=frozenset(work.reads.hidden_states),
+            attentions=frozenset(work.reads.attentions),
+        )
+        return self._assets
+
+
+def run(
+    work: Work,
+    *,
+    keeper: Keeper,
+    stop: Callable[[], bool],
+    beat: Callable[[int], None],
+) -> Outcome:
+    """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures."""
+    store = Store(work.store)
+    attempted = _Attempted(datetime.now(UTC))
+    work.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _log_to(work.folder / "log.txt"):
+        try:
+            assets = keeper.assets(work)
+            _consume(work, store, attempted, assets=assets, stop=stop, beat=beat)
+            status: Literal["completed", "interrupted"] = (
+                "interrupted" if attempted.interrupted else "completed"
+            )
+            commit(work, attempted, status=status)
+        except StaleEpochError as error:
+            log.warning("%s: nothing is committed", error)
+            return Outcome(status="overtaken", step=attempted.step)
+        except Exception as error:
+            log.exception("%s %s failed at step %d", work.what, work.id, attempted.step)
+            return fail(work, classify(error), last_lines(error), attempted=attempted)
+    if status == "completed":
+        for checkpoints in work.folder.parent.glob("*/checkpoints"):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    return Outcome(status=status, step=attempted.step, values=_scalars(attempted.values))
+
+
+def _consume(
+    work: Work,
+    store: Store,
+    attempted: _Attempted,
+    *,
+    assets: "Assets",
+    stop: Callable[[], bool],
+    beat: Callable[[int], None],
+) -> None:
+    from ..trainers.reports import Finished, Interrupted, Resolved, Row, Saving
+
+    with ExitStack() as stack:
+        reports = stack.enter_context(closing(_reports(work, store, assets=assets, stop=stop)))
+        history: HistoryWriter | None = None
+        for report in reports:
+            match report:
+                case Resolved():
+                    writer = _open_history(work, store, attempted, report)
+                    history = stack.enter_context(closing(writer))
+                case Row(step=step, values=values):
+                    attempted.step = step
+                    if history is not None:
+                        history.append(step, values)
+                    beat(step)
+                    failpoint("row", work.id)
+                case Saving(step=step):
+                    attempted.step = step
+                    if history is not None:
+                        history.flush()
+                case Interrupted(step=step):
+                    attempted.step = step
+                    attempted.interrupted = True
+                case Finished(step=step, values=values):
+                    attempted.step = step
+                    attempted.values |= values
+                    if work.what == "trial":
+                        _keep(work, store, report)
+                case _:
+                    assert_never(report)
+
+
+def _open_history(
+    work: Work, store: Store, attempted: _Attempted, resolved: "Resolved"
+) -> HistoryWriter:
+    attempted.values["resolved"] = json.dumps(resolved.values)
+    if step := resolved.values["resumed_from_step"]:
+        attempted.resumed_from, attempted.resumed_from_step = work.parent, step
+    return store.open_history(
+        work.id,
+        work.epoch,
+        work.number,
+        resumed_from=attempted.resumed_from,
+        resumed_from_step=attempted.resumed_from_step,
+    )
+
+
+def _reports(
+    work: Work, store: Store, *, assets: "Assets", stop: Callable[[], bool]
+) -> "Generator[Report]":
+    from ..trainers import prepare_teacher, train
+
+    config = Config.model_validate_json(work.config_json)
+    digests = Digests(config.task_digest, config.teacher_digest)
+    resume_from = None
+    if work.parent is not None:
+        epoch, number = work.parent
+        resume_from = store.work_folder(work.id, epoch, number) / "checkpoints"
+    common: dict[str, Any] = {
+        "digests": digests,
+        "assets": assets,
+        "settings": assets.settings,
+        "checkpoints": work.folder / "checkpoints",
+        "resume_from": resume_from,
+        "stop": stop,
+    }
+    folder = store.teacher_folder(config.teacher_digest)
+    if config.trial is None:
+        return prepare_teacher(config.teacher, config.task, into=folder, **common)
+    return train(config.trial, teacher=folder, **common)
+
+
+def _keep(work: Work, store: Store, finished: "Finished") -> None:
+    if work.keep_students:
+        folder = store.student_folder(work.id)
+        # An attempt that was killed before its row leaves a student that belongs to nobody.
+        shutil.rmtree(folder, ignore_errors=True)
+        publish_folder(folder, finished.save_student)
+    if work.keep_predictions == "none":
+        return
+    predictions = finished.predictions
+    for split, said in (("select", predictions.select), ("report", predictions.report)):
+        store.write_predictions(
+            work.id,
+            work.epoch,
+            work.number,
+            split=split,
+            rows=np.arange(len(said.labels)),
+            labels=said.labels,
+            logits=said.last if work.keep_predictions == "last" else said.best,
+        )
+
+
+def commit(
+    work: Work,
+    attempted: _Attempted,
+    *,
+    status: Literal["completed", "failed", "interrupted"],
+    failure_class: str | None = None,
+    error: str | None = None,
+) -> None:
+    """Write the attempt's row, the last thing an attempt does.
+
+    Raises:
+        StaleEpochError: Another launch has taken the sweep over.
+    """
+    store = Store(work.store)
+    row = Attempt(
+        id=work.id,
+        what=work.what,
+        group_id=work.group_id,
+        epoch=work.epoch,
+        number=work.number,
+        status=status,
+        failure_class=failure_class,
+        error=error,
+        started=attempted.started,
+        ended=datetime.now(UTC),
+        config_json=work.config_json,
+        resumed_from=attempted.resumed_from,
+        resumed_from_step=attempted.resumed_from_step,
+        values={**attempted.values, **provenance(work.pinned)},
+    )
+
+    def fence() -> None:
+        failpoint("commit", work.id)
+        check_epoch(store.locks_folder, work.epoch)
+
+    store.commit_attempt(row, fence=fence)
+
+
+def fail(
+    work: Work, failure_class: str, error: str, *, attempted: _Attempted | None = None
+) -> Outcome:
+    """Commit a failure, from the lane itself or for a lane that can no longer speak."""
+    attempted = attempted or _Attempted(datetime.now(UTC))
+    try:
+        commit(work, attempted, status="failed", failure_class=failure_class, error=error)
+    except StaleEpochError:
+        return Outcome(status="overtaken", step=attempted.step)
+    except FileExistsError:
+        # The lane had committed before it was lost; its row is the truth.
+        return _committed(work)
+    return Outcome(status="failed", step=attempted.step, failure_class=failure_class, error=error)
+
+
+def _committed(work: Work) -> Outcome:
+    key = (work.id, work.epoch, work.number)
+    for row in Store(work.store).read_attempts():
+        if (row.id, row.epoch, row.number) == key:
+            return Outcome(
+                status=row.status,
+                failure_class=row.failure_class,
+                error=row.error,
+                values=_scalars(row.values),
+            )
+    raise FileNotFoundError(f"attempt {key} is committed and cannot be read")
+
+
+def provenance(pinned: Pinned) -> Mapping[str, Scalar]:
+    """Where an attempt ran and with what; versions decide whether its numbers can be repeated."""
+    packages = {name: version(name) for name in ("kdsweep", "torch", "transformers", "ray")}
+    return {
+        "host": socket.gethostname(),
+        "device": pinned.device,
+        "precision": pinned.precision,
+        "threads": pinned.threads,
+        "versions": json.dumps(packages),
+    }
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    return {key: value for key, value in values.items() if key != "resolved"}
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,115 @@
+"""The JSON Schema says of good and bad grids what the reader says."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+from grids import KnownFacts
+from ruamel.yaml import YAML
+
+from kdsweep.search_spaces import expand, grid_schema, read_grid, starter_grid
+
+EVERYTHING = """
+name: revisited-sst2
+task:
+  name: glue/sst2
+  select: {from: train, fraction: 0.1, seed: 0}
+  report: validation
+  max_length: 64
+  limit: {train: 4000, select: 1000}
+teacher:
+  model: minilm-l6-h384
+  fine_tune: {epochs: 3, learning_rate: 5e-5, batch_size: 32, seed: 0}
+  floor: {above_majority: 0.05}
+axes:
+  knowledge:
+    - hard_labels
+    - [hard_labels, soft_logits]
+    - {label: both, terms: [soft_logits, {kind: hidden_states, distance: cosine}]}
+    - {kind: soft_logits, distance: mse}
+  matching: [uniform, last, first, {last_k: 2}, {pairs: [[6, -1]]}, {reverse: uniform},
+    {label: cross, pairs: [[6, 1], [1, 3]]}]
+  temperature: [1, 2.5]
+  shape:
+    - {layers: 3, width: 384, heads: 12}
+    - {iso: encoder_parameters, target: 4.6e6, tolerance: 0.08, layers: [2, 4, 6],
+       width_multiple: 64, heads: width/64}
+  initialisation: [random, {teacher_layers: uniform, from: fine_tuned, head: copy}]
+  training.learning_rate: [1e-4, 5e-4]
+  terms.hidden_states.weight: [1, 10]
+  task.text: [{label: one, value: [sentence]}]
+  seed: [0, 1, 2]
+zip: []
+when:
+  - {if: {knowledge: {has: hidden_states}}, axes: {terms.hidden_states.projection: [linear, none]}}
+  - {if: {shape.layers: {ge: 6}}, set: {training.epochs: 5}}
+exclude:
+  - {initialisation: random, training.learning_rate: 1e-4}
+training: {epochs: 3, batch_size: 32, dropout: 0.1, weight_decay: 0.01, warmup: 0.06,
+  precision: auto, evaluate: {times: 10}}
+search: {method: grid}
+early_stopping: null
+resources: {cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60}
+retries: 1
+keep: {students: best_per_group, predictions: last}
+budget: {hours: null, trials: null}
+"""
+
+
+def complaints(text: str) -> list[str]:
+    validator = jsonschema.Draft7Validator(grid_schema())
+    return [
+        error.message for error in validator.iter_errors(YAML(typ="safe", pure=True).load(text))
+    ]
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft7Validator.check_schema(grid_schema())
+
+
+@pytest.mark.parametrize("text", [EVERYTHING, starter_grid()], ids=["everything", "starter"])
+def test_good_grids_pass_schema_and_reader(text: str) -> None:
+    assert complaints(text) == []
+    plan = expand(read_grid(text, file="grid.yaml", base=Path()), KnownFacts())
+    assert plan.trials
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("max_length: 64", "max_lenght: 64"),
+        ("fraction: 0.1", "fraction: 2"),
+        ("    - hard_labels", "    - hard_label"),
+        ("distance: cosine", "distance: cosinus"),
+        ("{last_k: 2}", "{last_k: 0}"),
+        ("[[6, -1]]", "[[6, -1, 2]]"),
+        ("width/64", "width-64"),
+        ("training.learning_rate: [", "training.learning_rat: ["),
+        ("{ge: 6}", "{gee: 6}"),
+        ("retries: 1", "retries: -1"),
+        ("predictions: last", "predictions: some"),
+        ("method: grid", "method: tpe"),
+        ("hours: null", "hours: 3"),
+        ("seed: [0, 1, 2]", "seed: 0"),
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(right: str, wrong: str) -> None:
+    assert EVERYTHING.count(right) >= 1
+    assert complaints(EVERYTHING.replace(right, wrong)) != []
+
+
+def test_every_field_is_described_for_the_editor() -> None:
+    schema = grid_schema()
+    undescribed = [
+        f"{name}.{field}"
+        for name, definition in schema["definitions"].items()
+        for field, said in definition.get("properties", {}).items()
+        if not {"description", "$ref"} & set(said) and field != "kind"
+    ]
+    assert undescribed == []
+
+
+def test_the_starter_is_on_embedded_data_and_explains_itself() -> None:
+    grid = read_grid(starter_grid(), file="starter.yaml", base=Path())
+    assert (grid.task.name, grid.teacher.model) == ("tweets", "minilm-l6-h384")
+    assert starter_grid().count("#") > 20

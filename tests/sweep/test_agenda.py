@@ -1,0 +1,119 @@
+"""The bookkeeping of what runs next."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdsweep.sweep.agenda import Agenda, Item
+from kdsweep.sweep.work import Outcome
+
+COMPLETED = Outcome(status="completed")
+FAILED = Outcome(status="failed", failure_class="error")
+
+
+def agenda_of(*items: Item, retries: int = 0, failures: dict[str, Counter[str]] | None = None):
+    return Agenda(items, allowed=lambda _: retries, failures=failures or {})
+
+
+def test_items_run_in_the_order_in_which_they_are_listed() -> None:
+    agenda = agenda_of(Item("a"), Item("b"), Item("c"))
+    assert [agenda.take(), agenda.take(), agenda.take(), agenda.take()] == ["a", "b", "c", None]
+
+
+def test_what_depends_on_another_item_waits_until_that_is_completed() -> None:
+    agenda = agenda_of(Item("trial", ("teacher",)), Item("teacher"))
+    assert agenda.take() == "teacher"
+    assert agenda.take() is None
+    assert not agenda.is_over
+    agenda.settle("teacher", COMPLETED)
+    assert agenda.take() == "trial"
+
+
+def test_a_dependency_that_is_not_listed_counts_as_completed() -> None:
+    assert agenda_of(Item("trial", ("teacher",))).take() == "trial"
+
+
+def test_a_failed_item_is_tried_again_before_later_ones_until_its_retries_are_used_up() -> None:
+    agenda = agenda_of(Item("a"), Item("b"), retries=1)
+    assert agenda.take() == "a"
+    agenda.settle("a", FAILED)
+    assert agenda.take() == "a"
+    agenda.settle("a", FAILED)
+    assert agenda.failed == ["a"]
+    assert agenda.take() == "b"
+
+
+def test_failures_of_earlier_launches_count() -> None:
+    agenda = agenda_of(Item("a"), retries=0, failures={"a": Counter(error=1)})
+    assert agenda.is_over
+    assert agenda.failed == ["a"]
+
+
+def test_each_class_of_failure_has_its_own_retries() -> None:
+    agenda = Agenda([Item("a")], allowed={"error": 0, "signal": 1}.__getitem__, failures={})
+    agenda.take()
+    agenda.settle("a", Outcome(status="failed", failure_class="signal"))
+    assert agenda.take() == "a"
+    agenda.settle("a", FAILED)
+    assert agenda.failed == ["a"]
+
+
+def test_what_waits_for_a_failure_is_blocked_and_never_runs() -> None:
+    agenda = agenda_of(Item("teacher"), Item("trial", ("teacher",)))
+    agenda.take()
+    agenda.settle("teacher", FAILED)
+    assert agenda.take() is None
+    assert agenda.is_over
+    assert agenda.blocked == ["trial"]
+
+
+def test_nothing_builds_on_a_completed_item_that_is_not_usable() -> None:
+    agenda = agenda_of(Item("teacher"), Item("trial", ("teacher",)))
+    agenda.take()
+    agenda.settle("teacher", COMPLETED, is_usable=False)
+    assert agenda.take() is None
+    assert agenda.blocked == ["trial"]
+
+
+def test_a_draining_agenda_starts_nothing_and_is_over_once_nothing_runs() -> None:
+    agenda = agenda_of(Item("a"), Item("b"))
+    agenda.take()
+    agenda.drain()
+    assert agenda.take() is None
+    assert not agenda.is_over
+    agenda.settle("a", Outcome(status="interrupted"))
+    assert agenda.is_over
+    assert agenda.interrupted == ["a"]
+
+
+def test_an_attempt_that_was_overtaken_stops_the_launch() -> None:
+    agenda = agenda_of(Item("a"), Item("b"))
+    agenda.take()
+    agenda.settle("a", Outcome(status="overtaken"))
+    assert agenda.take() is None
+
+
+@given(
+    depends=st.lists(st.integers(-1, 8), min_size=1, max_size=10),
+    fates=st.lists(st.booleans(), min_size=60, max_size=60),
+    slots=st.integers(1, 4),
+)
+def test_every_item_ends_completed_failed_or_blocked_whatever_fails(
+    depends: list[int], fates: list[bool], slots: int
+) -> None:
+    items = [Item(str(n), (str(on),) if 0 <= on < n else ()) for n, on in enumerate(depends)]
+    agenda = agenda_of(*items, retries=2)
+    fate = iter(fates)
+    running: list[str] = []
+    while not agenda.is_over:
+        while len(running) < slots and (id := agenda.take()) is not None:
+            running.append(id)
+        agenda.settle(running.pop(0), COMPLETED if next(fate) else FAILED)
+    ends = [*agenda.completed, *agenda.failed]
+    assert len(ends) == len(set(ends))
+    blocked_by_chain = set(map(str, range(len(items)))) - set(ends)
+    assert {id for id in agenda.blocked} <= blocked_by_chain
+    for item in items:
+        if item.id in blocked_by_chain:
+            assert set(item.depends_on) & (set(agenda.failed) | blocked_by_chain)

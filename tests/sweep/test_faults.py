@@ -1,0 +1,185 @@
+"""Whatever is killed, raised or hung: nothing completed is lost, and the rest is finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pandas as pd
+import psutil
+import pytest
+
+from kdsweep import results
+
+Kdsweep = Callable[..., CompletedProcess[str]]
+WriteGrid = Callable[..., Path]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+SERIAL = ("--executor", "serial", "--quiet")
+METRICS = ("select/", "report/", "teacher/", "train/", "parameters")
+KILLED = -signal.SIGKILL
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    frame = results.load(folder).trials.set_index("trial_id").sort_index()
+    return frame[["status", *(name for name in frame.columns if name.startswith(METRICS))]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Start:
+    def begin(*arguments: str | Path, **variables: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "kdsweep.sweep", *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "what the test waits for did not happen"
+        time.sleep(0.1)
+
+
+def ids(kdsweep: Kdsweep, grid: Path) -> list[str]:
+    return json.loads(kdsweep("plan", grid, "--json").stdout)["ids"]
+
+
+def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_undisturbed(
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    grid = write_grid()
+    undisturbed = tmp_path / "undisturbed"
+    assert kdsweep("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
+    first, second, *_ = ids(kdsweep, grid)
+    teacher = str(results.load(undisturbed).teachers["teacher_id"].iloc[0])
+    store = tmp_path / "killed"
+    for number, point in enumerate(
+        [f"row=kill:{teacher}", f"row=kill:{first}", f"commit=kill:{second}"]
+    ):
+        verb = ("resume", store) if number else ("launch", grid, "--store", store)
+        said = kdsweep(*verb, *SERIAL, KDSWEEP_FAILPOINT=f"{point}:{tmp_path / str(number)}")
+        assert said.returncode == KILLED, said.stderr
+        done = metrics(store).query("status == 'completed'")
+        pd.testing.assert_frame_equal(
+            done, metrics(undisturbed).loc[done.index], check_exact=True, check_like=True
+        )
+    assert kdsweep("resume", store, *SERIAL).returncode == 0
+    pd.testing.assert_frame_equal(metrics(store), metrics(undisturbed), check_exact=True)
+    trials = results.load(store).trials.set_index("trial_id")
+    assert trials.loc[first, "resumed_from_step"] > 0
+    for id in (first, second):
+        resumed, whole = (results.load(each).history(id) for each in (store, undisturbed))
+        columns = [name for name in whole.columns if not name.startswith("seconds")]
+        pd.testing.assert_frame_equal(resumed[columns], whole[columns], check_exact=True)
+    assert not list(store.rglob(".*"))
+
+
+def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    axes = {
+        "knowledge": ["hard_labels"],
+        "shape": [{"layers": 1, "width": 16, "heads": 2}],
+        "training.learning_rate": [3e-3, 1e30],
+        "seed": [0, 1, 2, 3],
+    }
+    grid = write_grid(
+        axes=axes,
+        retries={"error": 1, "signal": 0, "timeout": 0, "nan": 0},
+        resources={"memory_gb": 0.5, "timeout_minutes": 0.4},
+    )
+    raises, hangs, dies, fine, *diverge = ids(kdsweep, grid)
+    points = f"row=raise:{raises} row=hang:{hangs} row=kill:{dies}"
+    said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=points)
+    assert said.returncode == 3, said.stderr
+    trials = results.load(tmp_path / "runs" / "tiny").trials.set_index("trial_id")
+    assert trials.loc[fine, "status"] == "completed"
+    classes = trials["failure_class"].to_dict()
+    assert classes[raises] == "error"
+    assert classes[hangs] == "timeout"
+    assert classes[dies] == "signal"
+    assert {classes[id] for id in diverge} == {"nan"}
+    assert f"failpoint row of {raises}" in trials.loc[raises, "error"]
+    assert "SIGKILL" in trials.loc[dies, "error"]
+    assert "learning_rate" in trials.loc[diverge[0], "error"]
+    assert trials.loc[raises, "attempts"] == 2
+    assert trials.loc[diverge[0], "attempts"] == 1
+    # Without the faults the sweep can still be finished, but for what diverges.
+    said = kdsweep("resume", tmp_path / "runs" / "tiny", "--trial", raises, "--trial", hangs)
+    assert said.returncode == 0, said.stderr
+    said = kdsweep("results", tmp_path / "runs" / "tiny", "failures", "--json")
+    assert {row["failure_class"] for row in json.loads(said.stdout)["rows"]} == {"nan", "signal"}
+
+
+def test_a_lane_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    grid = write_grid()
+    first, *_ = ids(kdsweep, grid)
+    point = f"row=kill:{first}:{tmp_path / 'once'}"
+    said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=point)
+    assert said.returncode == 0, said.stderr
+    trials = results.load(tmp_path / "runs" / "tiny").trials.set_index("trial_id")
+    assert set(trials["status"]) == {"completed"}
+    assert trials.loc[first, "attempts"] == 2
+
+
+def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_a_second_launch_is_refused_and_ctrl_c_leaves_within_ten_seconds_losing_nothing(
+    write_grid: WriteGrid, kdsweep: Kdsweep, start: Start, tmp_path: Path
+) -> None:
+    grid = write_grid(training={"epochs": 400, "learning_rate": 1e-3, "batch_size": 16})
+    store = tmp_path / "runs" / "tiny"
+    launch = start("launch", grid)
+    wait_for(lambda: len(list(store.glob("work/*/*/checkpoints/step-*"))) >= 2)
+    second = kdsweep("launch", grid)
+    assert second.returncode == 73
+    assert f"pid {launch.pid}" in second.stderr
+    assert json.loads(kdsweep("status", store, "--json").stdout)["running"]
+    family = children(launch)
+    asked = time.monotonic()
+    launch.send_signal(signal.SIGINT)
+    launch.wait(timeout=30)
+    assert launch.returncode == 130
+    assert time.monotonic() - asked < 10
+    assert "kdsweep resume" in launch.communicate()[1]
+    wait_for(lambda: not any(each.is_running() for each in family), seconds=10)
+    assert set(results.load(store).trials["status"]) == {"pending"}
+    assert not list(store.rglob(".*"))
+    assert list(store.glob("work/*/*/checkpoints/step-*"))
+
+
+def test_a_launch_killed_under_ray_leaves_no_process_and_its_trials_go_on(
+    write_grid: WriteGrid, kdsweep: Kdsweep, start: Start, tmp_path: Path
+) -> None:
+    grid = write_grid(
+        training={"epochs": 40, "learning_rate": 1e-3, "batch_size": 16, "evaluate": {"times": 40}}
+    )
+    store = tmp_path / "runs" / "tiny"
+    launch = start("launch", grid)
+    wait_for(lambda: len(list(store.glob("work/*/*/checkpoints/step-*"))) >= 2)
+    family = children(launch)
+    assert any("kdsweep.sweep.lane" in each.cmdline() for each in family)
+    os.kill(launch.pid, signal.SIGKILL)
+    launch.communicate()
+    wait_for(lambda: not any(each.is_running() for each in family), seconds=20)
+    said = kdsweep("resume", store)
+    assert said.returncode == 0, said.stderr
+    trials = results.load(store).trials
+    assert set(trials["status"]) == {"completed"}
+    assert (trials["resumed_from_step"] > 0).any()

@@ -1,0 +1,214 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from kdsweep.search_spaces.errors import TeacherError
+from kdsweep.trainers.bert import layer_norms, linear_maps, parts, read_features, sizes
+from kdsweep.trainers.features import Needs, Sizes
+
+MakeBert = Callable[..., BertForSequenceClassification]
+MakeBatch = Callable[..., dict[str, Tensor]]
+
+ALL = Needs(
+    logits=True, hidden_states=frozenset({0, 1, 2, 3, 4}), attentions=frozenset({1, 2, 3, 4})
+)
+
+
+def test_scores_become_the_attentions_that_hugging_face_returns_under_eager(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    model, batch = make_bert(), make_batch()
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    expected = eager(**batch, output_attentions=True).attentions
+    features = read_features(model, **batch, needs=ALL)
+    keys = batch["attention_mask"].bool()[:, None, None, :]
+    assert len(expected) == 4
+    for layer in range(1, 5):
+        probabilities = features.attentions[layer].masked_fill(~keys, -torch.inf).softmax(dim=-1)
+        torch.testing.assert_close(probabilities, expected[layer - 1], atol=1e-6, rtol=1e-5)
+
+
+def test_hidden_states_are_those_that_hugging_face_returns(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    model, batch = make_bert(), make_batch()
+    expected = model(**batch, output_hidden_states=True)
+    features = read_features(model, **batch, needs=ALL)
+    assert len(expected.hidden_states) == 5
+    for layer in range(5):
+        assert torch.equal(features.hidden_states[layer], expected.hidden_states[layer])
+    assert features.logits is not None
+    assert torch.equal(features.logits, expected.logits)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
+def test_a_constant_planted_in_a_layers_output_is_read_back_under_that_index(
+    make_bert: MakeBert, make_batch: MakeBatch, layer: int
+) -> None:
+    model = make_bert()
+    last_of_layer = [
+        model.bert.embeddings.LayerNorm,
+        *(block.output.LayerNorm for block in model.bert.encoder.layer),
+    ]
+    nn.init.zeros_(last_of_layer[layer].weight)
+    nn.init.constant_(last_of_layer[layer].bias, 42.0)
+    hidden_states = read_features(model, **make_batch(), needs=ALL).hidden_states
+    assert [n for n in range(5) if bool((hidden_states[n] == 42.0).all())] == [layer]
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3, 4])
+def test_a_constant_planted_in_a_blocks_attention_is_read_back_under_that_index(
+    make_bert: MakeBert, make_batch: MakeBatch, layer: int
+) -> None:
+    model = make_bert(width=32, heads=2)
+    attention = model.bert.encoder.layer[layer - 1].attention.self
+    for linear, value in ((attention.query, 3.0), (attention.key, 5.0)):
+        nn.init.zeros_(linear.weight)
+        nn.init.constant_(linear.bias, value)
+    # 16 features a head: 16 * 3 * 5 / sqrt(16)
+    scores = read_features(model, **make_batch(), needs=ALL).attentions
+    assert [n for n in range(1, 5) if bool((scores[n] == 60.0).all())] == [layer]
+
+
+def test_only_what_is_needed_comes_back(make_bert: MakeBert, make_batch: MakeBatch) -> None:
+    needs = Needs(hidden_states=frozenset({0, 3}), attentions=frozenset({2}))
+    features = read_features(make_bert(), **make_batch(), needs=needs)
+    assert features.logits is None
+    assert features.hidden_states.keys() == {0, 3}
+    assert features.attentions.keys() == {2}
+
+
+def test_shapes_are_rows_tokens_features_and_heads(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    features = read_features(make_bert(), **make_batch([7, 4, 2], padded_to=9), needs=ALL)
+    assert features.logits is not None
+    assert features.logits.shape == (3, 3)
+    assert {tensor.shape for tensor in features.hidden_states.values()} == {(3, 9, 32)}
+    assert {tensor.shape for tensor in features.attentions.values()} == {(3, 4, 9, 9)}
+
+
+def test_fused_attention_stays_in_use(make_bert: MakeBert, make_batch: MakeBatch) -> None:
+    model = make_bert()
+    read_features(model, **make_batch(), needs=ALL)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_gradients_reach_query_and_key_through_the_scores(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    model = make_bert()
+    features = read_features(model, **make_batch(), needs=Needs(attentions=frozenset({4})))
+    features.attentions[4].square().sum().backward()
+    attention = model.bert.encoder.layer[3].attention.self
+    for linear in (attention.query, attention.key):
+        assert linear.weight.grad is not None
+        assert linear.weight.grad.abs().sum() > 0
+
+
+def test_no_hook_stays_behind(make_bert: MakeBert, make_batch: MakeBatch) -> None:
+    model, batch = make_bert(), make_batch()
+    before = _num_hooks(model)
+    read_features(model, **batch, needs=ALL)
+    assert _num_hooks(model) == before
+    with pytest.raises(IndexError):
+        read_features(model, **batch | {"input_ids": batch["input_ids"] + 1000}, needs=ALL)
+    assert _num_hooks(model) == before
+
+
+def _num_hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_scores_are_float32_under_autocast_and_close_to_those_without(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    model, batch = make_bert(), make_batch()
+    exact = read_features(model, **batch, needs=ALL).attentions
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = read_features(model, **batch, needs=ALL).attentions
+    assert {tensor.dtype for tensor in scores.values()} == {torch.float32}
+    torch.testing.assert_close(scores[1], exact[1], atol=0.3, rtol=0.05)
+
+
+class _Skipped(nn.Module):
+    """Attention that never calls its own maps, as a pruned or a fused kernel would."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.query, self.key = attention.query, attention.key
+
+    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:
+        return hidden_states, None
+
+
+def test_a_layer_that_does_not_come_back_is_an_error(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    model = make_bert()
+    attention = model.bert.encoder.layer[1].attention
+    attention.self = _Skipped(attention.self)
+    with pytest.raises(AssertionError, match="an attention was not computed"):
+        read_features(model, **make_batch(), needs=ALL)
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        Needs(hidden_states=frozenset({5})),
+        Needs(attentions=frozenset({5})),
+        Needs(attentions=frozenset({0})),
+        Needs(hidden_states=frozenset({-1})),
+    ],
+)
+def test_a_layer_outside_the_model_is_refused(
+    make_bert: MakeBert, make_batch: MakeBatch, needs: Needs
+) -> None:
+    with pytest.raises(ValueError, match="of a model with 4 blocks"):
+        read_features(make_bert(), **make_batch(), needs=needs)
+
+
+def test_another_kind_of_model_is_refused_by_name(make_batch: MakeBatch) -> None:
+    config = RobertaConfig(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    with pytest.raises(TeacherError, match=r"RobertaForSequenceClassification .*'roberta'"):
+        sizes(RobertaForSequenceClassification(config))
+
+
+def test_sizes_are_those_of_the_model(make_bert: MakeBert) -> None:
+    model = make_bert(layers=2, width=24, heads=3, num_labels=5)
+    assert sizes(model) == Sizes(
+        num_hidden_layers=2, hidden_size=24, num_attention_heads=3, num_labels=5
+    )
+
+
+def test_the_named_parts_hold_every_parameter_once(make_bert: MakeBert) -> None:
+    model = make_bert()
+    named = parts(model)
+    modules = [*named.embeddings, named.embedding_norm, *named.blocks, named.pooler, named.head]
+    held = [parameter for module in modules for parameter in module.parameters()]
+    assert len(held) == len({id(parameter) for parameter in held})
+    assert {id(parameter) for parameter in held} == {
+        id(parameter) for parameter in model.parameters()
+    }
+
+
+def test_a_block_is_its_six_linear_maps_and_two_layer_norms(make_bert: MakeBert) -> None:
+    block = parts(make_bert()).blocks[0]
+    maps, norms = list(linear_maps(block)), list(layer_norms(block))
+    assert (len(maps), len(norms)) == (6, 2)
+    assert len(list(block.parameters())) == 2 * (6 + 2)

@@ -1,0 +1,38 @@
+"""Where the time of a training goes."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Literal
+
+Phase = Literal["start", "data", "teacher", "student", "evaluate", "write"]
+
+PHASES: tuple[Phase, ...] = ("start", "data", "teacher", "student", "evaluate", "write")
+"""Loading and building; batches; the teacher; forward, backward and optimiser; select, report and
+latency; checkpoints."""
+
+
+class Clock:
+    """Seconds by phase. On an accelerator they are when the arithmetic was asked for."""
+
+    def __init__(self) -> None:
+        self._start = perf_counter()
+        self._seconds: defaultdict[Phase, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: Phase) -> Iterator[None]:
+        """Count the block's time to a phase."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] += perf_counter() - start
+
+    def elapsed(self) -> float:
+        """Seconds since the clock was made."""
+        return perf_counter() - self._start
+
+    def columns(self) -> dict[str, float]:
+        """Seconds by column name."""
+        return {f"seconds/{phase}": self._seconds[phase] for phase in PHASES}

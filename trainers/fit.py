@@ -1,0 +1,390 @@
+"""One stage of training: steps, evaluations, checkpoints. Students and teachers share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .batches import Batch, collate, epoch_batches, num_steps
+from .checkpoint import Checkpoint, adopt, newest, publish, remove_partial
+from .errors import DivergedError
+from .evaluate import evaluation_steps, predict, score_logits
+from .forward import forward
+from .optim import (
+    clip_gradients,
+    gradient_norms,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+)
+from .reports import Interrupted, Report, Row, Saving
+from .streams import stream_seed
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
+
+    from ..search_spaces.training import Training
+    from .assets import Tokens
+    from .clock import Clock
+    from .glue import Metric
+    from .objective import Objective, TermLosses
+    from .outputs import TeacherOutputs
+    from .settings import Precision, Settings
+
+ROWS = 100
+"""Rows of history, spread evenly over the steps, beside those of the evaluations."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is fitted, to what, and how."""
+
+    identity: str
+    """Of the training, so that no other one's checkpoint is taken for its own."""
+    stage: int
+    first_step: int
+    """Optimiser steps of the stages before."""
+    model: BertForSequenceClassification
+    objective: Objective
+    outputs: TeacherOutputs | None
+    """The teacher's side; None where no term reads a teacher."""
+    tokens: Tokens
+    metrics: Sequence[Metric]
+    """The main one first."""
+    training: Training
+    precision: Precision
+    seed: int
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of this stage."""
+        return num_steps(
+            len(self.tokens.train),
+            batch_size=self.training.batch_size,
+            epochs=self.training.epochs,
+        )
+
+
+@dataclass(frozen=True)
+class Best:
+    """What the main metric on select was best with; the first of equals."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    logits: Tensor
+    """On select, shape [N, C]."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a stage ended; the last weights are in the model."""
+
+    step: int
+    best: Best
+    logits: Tensor
+    """Of the last weights on select, in training precision, shape [N, C]."""
+    values: Mapping[str, float]
+    """`select/<metric>` and the losses of the last epoch."""
+
+
+def resumable(
+    identity: str, *, checkpoints: Path | None, resume_from: Path | None
+) -> Checkpoint | None:
+    """The checkpoint from which a training goes on.
+
+    Args:
+        identity: Of the training.
+        checkpoints: Where this attempt's own checkpoints will be.
+        resume_from: Where an earlier attempt's are.
+
+    Raises:
+        CheckpointError: It is another training's.
+    """
+    if checkpoints is not None:
+        remove_partial(checkpoints, "step-*")
+    if resume_from is None:
+        return None
+    checkpoint = newest(resume_from, identity=identity)
+    if checkpoint is not None and checkpoints is not None and checkpoints != resume_from:
+        adopt(resume_from, checkpoints)
+    return checkpoint
+
+
+def fit(
+    job: Fit,
+    *,
+    settings: Settings,
+    clock: Clock,
+    checkpoints: Path | None,
+    resumed: Checkpoint | None,
+    stop: Callable[[], bool],
+) -> Generator[Report, None, Fitted | None]:
+    """Take every step of a stage; None, after `Interrupted`, if `stop` became true before.
+
+    Raises:
+        DivergedError: A loss or a logit is no longer finite.
+    """
+    run = _Run(job, device=torch.device(settings.device))
+    if resumed is not None:
+        run.restore(resumed)
+    elif job.first_step == 0:
+        torch.manual_seed(stream_seed(job.seed, "dropout"))
+    evaluations = evaluation_steps(job.num_steps, job.training.evaluate.times)
+    rows = evaluation_steps(job.num_steps, ROWS) | evaluations | {1}
+    started, saved = run.step, clock.elapsed()
+    while run.step < job.num_steps:
+        stopped = stop()
+        is_due = run.step > started and clock.elapsed() - saved >= settings.checkpoint_seconds
+        if checkpoints is not None and (is_due or (stopped and run.step > started)):
+            run.check_finite()
+            yield Saving(job.first_step + run.step)
+            with clock("write"):
+                publish(run.checkpoint(), checkpoints)
+            saved = clock.elapsed()
+        if stopped:
+            yield Interrupted(job.first_step + run.step)
+            return None
+        with clock("data"):
+            batch = run.next_batch()
+        is_first, is_evaluated = run.step == 0, run.step + 1 in evaluations
+        values = run.take_step(batch, clock, measures_gradients=is_first or is_evaluated)
+        if is_evaluated:
+            with clock("evaluate"):
+                values |= run.evaluate()
+        if run.step in rows:
+            values |= run.row_losses()
+            yield Row(job.first_step + run.step, {**values, "seconds": clock.elapsed()})
+    run.check_finite()
+    return run.fitted()
+
+
+class _Run:
+    """The state of a stage between two steps."""
+
+    def __init__(self, job: Fit, *, device: torch.device) -> None:
+        self.job = job
+        self.device = device
+        self.step = 0
+        job.model.train()
+        self.optimiser = make_optimiser([job.model, job.objective], job.training)
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.backbone = list(job.model.base_model.parameters())
+        terms = len(job.objective.terms)
+        # Sums of the objective and its terms, since the last row and since the epoch began.
+        self.row_sum = torch.zeros(1 + terms, dtype=torch.float64, device=device)
+        self.epoch_sum = torch.zeros_like(self.row_sum)
+        self.row_steps = self.epoch_steps = 0
+        self.bad_step: Tensor | None = None
+        self.scores: dict[str, dict[str, float]] = {}
+        self.best: Best | None = None
+        self.logits: Tensor | None = None
+        self._epoch = -1
+        self._batches: tuple[Tensor, ...] = ()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.job.num_steps // self.job.training.epochs
+
+    def next_batch(self) -> Batch:
+        epoch, place = divmod(self.step, self.steps_per_epoch)
+        train = self.job.tokens.train
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._batches = epoch_batches(
+                train.lengths,
+                batch_size=self.job.training.batch_size,
+                seed=self.job.seed,
+                epoch=epoch,
+            )
+        rows = self._batches[place]
+        return collate(train, rows, pad_token_id=self.job.tokens.pad_token_id).to(self.device)
+
+    def take_step(
+        self, batch: Batch, clock: Clock, *, measures_gradients: bool
+    ) -> dict[str, float]:
+        """One optimiser step; what of it belongs into the history at once."""
+        job = self.job
+        if self.step % self.steps_per_epoch == 0:
+            self.epoch_sum.zero_()
+            self.epoch_steps = 0
+        with clock("teacher"):
+            teacher = None if job.outputs is None else job.outputs.features(batch)
+        with clock("student"):
+            student = forward(
+                job.model, batch, job.objective.student_needs, precision=job.precision
+            )
+            losses = job.objective(
+                student, teacher, labels=batch.labels, attention_mask=batch.attention_mask
+            )
+            self._watch(losses)
+            values = {}
+            if measures_gradients:
+                norms = gradient_norms(losses.by_term, self.backbone)
+                values = {
+                    f"train/term/{index}/gradient_norm": norm for index, norm in enumerate(norms)
+                }
+            losses.total.backward()
+            if job.training.gradient_clipping is not None:
+                clip_gradients(self.parameters, job.training.gradient_clipping)
+            rate = learning_rate(job.training, step=self.step, num_steps=job.num_steps)
+            set_learning_rate(self.optimiser, rate)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return values | {"learning_rate": rate}
+
+    def _watch(self, losses: TermLosses) -> None:
+        """Add the losses up; on the CPU, where looking is free, refuse bad ones at once."""
+        stacked = torch.stack([losses.total, *losses.by_term]).detach().double()
+        self.row_sum += stacked
+        self.epoch_sum += stacked
+        self.row_steps += 1
+        self.epoch_steps += 1
+        if self.device.type == "cpu":
+            self._refuse(float(stacked[0]), self.step + 1)
+            return
+        # Here looking would wait for the device: remember the first bad step until a row is due.
+        this = torch.where(stacked[0].isfinite(), math.inf, float(self.step + 1))
+        self.bad_step = this if self.bad_step is None else torch.minimum(self.bad_step, this)
+
+    def check_finite(self) -> None:
+        """Refuse to go on if any loss so far was not finite."""
+        if self.bad_step is not None and math.isfinite(step := float(self.bad_step)):
+            self._refuse(math.nan, int(step))
+
+    def _refuse(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                loss=f"loss is {loss}",
+                step=self.job.first_step + step,
+                learning_rate=self.job.training.learning_rate,
+            )
+
+    def row_losses(self) -> dict[str, float]:
+        """The mean losses since the last row, by column name."""
+        self.check_finite()
+        values = _loss_columns(self.row_sum / self.row_steps)
+        self.row_sum.zero_()
+        self.row_steps = 0
+        return values
+
+    def evaluate(self) -> dict[str, float]:
+        """Score select, and keep the weights if they are better than all before."""
+        job = self.job
+        split = job.tokens.select
+        logits = predict(
+            job.model,
+            split,
+            pad_token_id=job.tokens.pad_token_id,
+            device=self.device,
+            precision=job.precision,
+        )
+        if not bool(logits.isfinite().all()):
+            raise DivergedError(
+                loss="a logit on select is not finite",
+                step=job.first_step + self.step,
+                learning_rate=job.training.learning_rate,
+            )
+        scores = score_logits(job.metrics, logits, split.labels)
+        step = job.first_step + self.step
+        for metric, value in scores.items():
+            before = self.scores.get(metric)
+            best = before if before and before["best"] >= value else {"best": value, "step": step}
+            self.scores[metric] = {**best, "last": value}
+        if self.scores[job.metrics[0]]["step"] == step:
+            self.best = Best(step, self._copy_weights(), logits)
+        self.logits = logits
+        return {f"select/{metric}": value for metric, value in scores.items()}
+
+    def _copy_weights(self) -> dict[str, Tensor]:
+        weights = self.job.model.state_dict()
+        if self.best is None:
+            return {name: tensor.clone() for name, tensor in weights.items()}
+        for name, tensor in self.best.weights.items():
+            tensor.copy_(weights[name])
+        return dict(self.best.weights)
+
+    def fitted(self) -> Fitted:
+        assert self.best is not None
+        assert self.logits is not None
+        values = _loss_columns(self.epoch_sum / self.epoch_steps)
+        main = self.job.metrics[0]
+        for name, metric in [("primary", main), *((metric, metric) for metric in self.job.metrics)]:
+            scores = self.scores[metric]
+            values |= {
+                f"select/{name}": scores["last"],
+                f"select/{name}/best": scores["best"],
+                f"select/{name}/best_step": scores["step"],
+            }
+        return Fitted(self.job.first_step + self.step, self.best, self.logits, values)
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that decides the steps to come."""
+        best = self.best
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return Checkpoint(
+            identity=self.job.identity,
+            stage=self.job.stage,
+            step=self.job.first_step + self.step,
+            tensors={
+                "model": self.job.model.state_dict(),
+                "objective": self.job.objective.state_dict(),
+                "optimiser": _flat_state(self.optimiser),
+                "random": random,
+                "losses": {"row": self.row_sum, "epoch": self.epoch_sum},
+                "best": {} if best is None else best.weights,
+                "logits": {} if best is None else {"best": best.logits},
+            },
+            state={
+                "row_steps": self.row_steps,
+                "epoch_steps": self.epoch_steps,
+                "scores": self.scores,
+                "best_step": None if best is None else best.step,
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self.step = checkpoint.step - self.job.first_step
+        self.job.model.load_state_dict(tensors["model"])
+        self.job.objective.load_state_dict(tensors["objective"])
+        _load_flat_state(self.optimiser, tensors["optimiser"])
+        torch.set_rng_state(tensors["random"]["cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
+        self.row_sum.copy_(tensors["losses"]["row"])
+        self.epoch_sum.copy_(tensors["losses"]["epoch"])
+        self.row_steps, self.epoch_steps = state["row_steps"], state["epoch_steps"]
+        self.scores = {metric: dict(scores) for metric, scores in state["scores"].items()}
+        if state["best_step"] is not None:
+            weights = {name: t.to(self.device).clone() for name, t in tensors["best"].items()}
+            self.best = Best(state["best_step"], weights, tensors["logits"]["best"])
+
+
+def _loss_columns(means: Tensor) -> dict[str, float]:
+    total, *by_term = means.tolist()
+    terms = {f"train/term/{index}/loss": loss for index, loss in enumerate(by_term)}
+    return {"train/loss": total, **terms}
+
+
+def _flat_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: dict[int, dict[str, Any]] = optimiser.state_dict()["state"]
+    return {f"{n}.{name}": tensor for n, entry in state.items() for name, tensor in entry.items()}
+
+
+def _load_flat_state(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        number, name = key.split(".")
+        # The optimiser would keep the file's own tensor, wherever in memory it lies.
+        state.setdefault(int(number), {})[name] = tensor.clone()
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,38 @@
+"""How a host runs trials: what is part of no trial's id, and the same for all of a sweep."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Pinned once for a sweep; a host that cannot honour it must refuse."""
+
+    threads: int = 1
+    """Of the arithmetic on the CPU."""
+    device: str = "cpu"
+    """A torch device."""
+    precision: Precision = "fp32"
+    """What a trial's `precision: auto` becomes."""
+    features_gb: float = 1.0
+    """A trial keeps its teacher's outputs over train if they are not larger, in 10**9 bytes;
+    else the teacher runs on every batch. A lane holds at most twice as much from trial to trial."""
+    checkpoint_seconds: float = 30.0
+    """Time between two checkpoints."""
+
+    def resolve(self, precision: Literal["auto", "fp32", "bf16"]) -> Precision:
+        """The precision of a trial that asks for `precision`."""
+        return self.precision if precision == "auto" else precision
+
+
+def fast_precision(device: str) -> Precision:
+    """`bf16` where the hardware multiplies it, else `fp32`."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # These two read the CPU's own flags; there is no public name for them.
+    multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if multiplies else "fp32"

@@ -1,0 +1,414 @@
+"""Prepare a teacher once for a task: fine-tune or only map its classes, measure, write down."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..search_spaces.errors import DataError, Problem, TeacherError
+from ..search_spaces.knowledge import HardLabels
+from ..search_spaces.training import (
+    AboveMajority,
+    Accuracy,
+    Evaluate,
+    FineTune,
+    Floor,
+    Training,
+)
+from ..search_spaces.trial import Digests, make_stage
+from .assets import Assets
+from .bert import parts, sizes
+from .checkpoint import remove_partial, whole_folder
+from .clock import Clock
+from .evaluate import majority_share, predict, score_logits
+from .fit import Fit, fit, resumable
+from .forward import place
+from .frozen import LOGITS, WEIGHTS, TeacherRecord, load_classifier, load_teacher, teacher_logits
+from .objective import build_objective
+from .reports import (
+    Finished,
+    Predictions,
+    Report,
+    Resolved,
+    SplitPredictions,
+    Value,
+)
+from .saving import save_model, tokenizer_files
+from .settings import Settings
+from .sources import (
+    TeacherSource,
+    check_classes,
+    folder_of,
+    locate_teacher,
+    teacher_digest,
+)
+from .streams import generator
+from .student import INITIAL_STD, count_parameters
+from .surroundings import within
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
+
+    from ..search_spaces.task import Task, Teacher
+    from .assets import LoadedTask, Tokens
+    from .batches import Split
+
+__all__ = ["below_floor", "check_digest", "load_teacher", "never", "prepare_teacher"]
+
+
+_HEAD = "classifier"
+_POOLER = "bert.pooler"
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
+def prepare_teacher(
+    teacher: Teacher,
+    task: Task,
+    *,
+    into: Path,
+    digests: Digests | None = None,
+    assets: Assets | None = None,
+    settings: Settings | None = None,
+    checkpoints: Path | None = None,
+    resume_from: Path | None = None,
+    stop: Callable[[], bool] = never,
+) -> Generator[Report, None, None]:
+    """Make a teacher ready for a task's trials, yielding reports like a trial's.
+
+    A teacher with `fine_tune` gets a new head and learns the task's hard labels; its last weights
+    stay. One without has its logits put into the order of the task's classes. Either way the
+    folder `into` then holds the model, its tokenizer, its logits on select and report and
+    `teacher.json`; it is there whole or not at all. One that is there already is reported again.
+
+    Args:
+        teacher: What the grid says.
+        task: What it is to know.
+        into: The folder to be made.
+        digests: What was planned; the rows and the teacher's files are checked against them.
+        assets: What the process keeps; its own unless given.
+        settings: How this host runs trials; those of `assets` unless given.
+        checkpoints: A folder for checkpoints; none are written without.
+        resume_from: An earlier attempt's folder of checkpoints.
+        stop: Looked at before every step.
+
+    Raises:
+        DataError: The rows cannot be read, or are not those that were planned.
+        TeacherError: The teacher does not fit, or its files are not those that were planned.
+        DivergedError: A loss is no longer finite.
+        CheckpointError: The checkpoint is of another teacher.
+    """
+    settings = settings or (assets.settings if assets else Settings())
+    assets = assets or Assets(settings)
+    return within(
+        _prepare(
+            teacher,
+            task,
+            into=into,
+            digests=digests,
+            assets=assets,
+            settings=settings,
+            checkpoints=checkpoints,
+            resume_from=resume_from,
+            stop=stop,
+        ),
+        settings,
+    )
+
+
+def below_floor(values: Mapping[str, object], floor: Floor) -> str | None:
+    """What to say of a teacher that knows too little; None where it knows enough.
+
+    Args:
+        values: What its preparation ended with.
+        floor: What the grid asks for.
+    """
+    accuracy, majority = _number(values["select/accuracy"]), _number(values["select/majority"])
+    match floor:
+        case Accuracy(accuracy=least):
+            asked, why = least, ""
+        case AboveMajority(above_majority=margin):
+            asked, why = majority + margin, f" (majority {majority:.3f} + {margin:.3f})"
+        case _:
+            assert_never(floor)
+    if accuracy >= asked:
+        return None
+    return (
+        f"accuracy {accuracy:.3f} on select is below the floor {asked:.3f}{why}: fine-tune longer "
+        "or with another learning_rate (teacher.fine_tune), choose another teacher.model, or "
+        "lower teacher.floor"
+    )
+
+
+def check_digest(what: str, *, found: str, planned: str) -> None:
+    """Refuse rows or files that changed since they were planned.
+
+    Raises:
+        DataError: The digests differ.
+    """
+    if found != planned:
+        raise DataError(
+            [
+                Problem(
+                    what,
+                    f"has changed since it was planned (digest {found[:12]}, not {planned[:12]})",
+                    "Re-plan: launch the grid again.",
+                )
+            ]
+        )
+
+
+def _prepare(
+    teacher: Teacher,
+    task: Task,
+    *,
+    into: Path,
+    digests: Digests | None,
+    assets: Assets,
+    settings: Settings,
+    checkpoints: Path | None,
+    resume_from: Path | None,
+    stop: Callable[[], bool],
+) -> Generator[Report, None, None]:
+    clock = Clock()
+    with clock("start"):
+        loaded = assets.task(task)
+        source = locate_teacher(teacher)
+        digest = teacher_digest(teacher, source, loaded.data, task)
+        if digests is not None:
+            check_digest("task", found=loaded.digest, planned=digests.task)
+            check_digest("teacher", found=digest, planned=digests.teacher)
+        tokens = assets.tokens(loaded, source, max_length=task.max_length)
+    if into.is_dir():
+        yield _again(into, loaded, digest=digest, classes=loaded.data.classes)
+        return
+    remove_partial(into.parent, into.name)
+    with clock("start"):
+        classes = loaded.data.classes
+        order = check_classes(source, loaded.data, teacher)
+        device = torch.device(settings.device)
+        if teacher.fine_tune is None:
+            model = _with_classes(folder_of(source), classes, order)
+        else:
+            model = _with_new_head(folder_of(source), classes, teacher.fine_tune)
+        place(model, device)
+    values: dict[str, Value] = {}
+    step = resumed_from_step = 0
+    if teacher.fine_tune is not None:
+        with clock("start"):
+            identity = f"teacher-{digest}"
+            job = _fine_tuning(teacher.fine_tune, model, tokens, loaded, settings, identity)
+            resumed = resumable(identity, checkpoints=checkpoints, resume_from=resume_from)
+            resumed_from_step = resumed.step if resumed else 0
+        yield Resolved(
+            {
+                "terms": job.objective.describe(),
+                "steps": job.num_steps,
+                "resumed_from_step": resumed_from_step,
+                "class_order": list(order),
+                **count_parameters(model),
+            }
+        )
+        fitted = yield from fit(
+            job,
+            settings=settings,
+            clock=clock,
+            checkpoints=checkpoints,
+            resumed=resumed,
+            stop=stop,
+        )
+        if fitted is None:
+            return
+        step = fitted.step
+        values |= fitted.values
+    else:
+        yield Resolved({"steps": 0, "class_order": list(order), **count_parameters(model)})
+    with clock("evaluate"):
+        logits = {
+            name: _logits(model, split, tokens, device)
+            for name, split in (("select", tokens.select), ("report", tokens.report))
+        }
+    values |= _measured(logits, tokens, loaded)
+    values |= count_parameters(model)
+    values |= {
+        "resumed_from_step": resumed_from_step,
+        "primary_metric": loaded.data.metric,
+        "precision": settings.precision,
+        "device": settings.device,
+        "threads": settings.threads,
+    }
+    with clock("write"), whole_folder(into) as folder:
+        weights = _write(model, source, logits, folder)
+        values |= {"teacher_weights": weights}
+        values |= clock.columns()
+        TeacherRecord(
+            digest=digest,
+            model=teacher.model,
+            classes=classes,
+            weights=weights,
+            step=step,
+            values=values,
+        ).write(folder)
+    yield _finished(step, values, logits, loaded=loaded, folder=into)
+
+
+def _again(into: Path, loaded: LoadedTask, *, digest: str, classes: tuple[str, ...]) -> Finished:
+    """The last report of a teacher that was prepared before."""
+    record = TeacherRecord.read(into)
+    if record.digest != digest or record.classes != classes:
+        raise TeacherError(
+            [
+                Problem(
+                    str(into),
+                    f"holds another teacher (digest {record.digest[:12]}, not {digest[:12]})",
+                    "Name an empty folder.",
+                )
+            ]
+        )
+    return _finished(record.step, record.values, teacher_logits(into), loaded=loaded, folder=into)
+
+
+def _fine_tuning(
+    fine_tune: FineTune,
+    model: BertForSequenceClassification,
+    tokens: Tokens,
+    loaded: LoadedTask,
+    settings: Settings,
+    identity: str,
+) -> Fit:
+    training = Training(
+        learning_rate=fine_tune.learning_rate,
+        epochs=fine_tune.epochs,
+        batch_size=fine_tune.batch_size,
+        dropout=fine_tune.dropout,
+        weight_decay=fine_tune.weight_decay,
+        warmup=fine_tune.warmup,
+        evaluate=Evaluate(times=fine_tune.epochs),
+    )
+    stage = make_stage((HardLabels(kind="hard_labels"),), training)
+    own = sizes(model)
+    return Fit(
+        identity=identity,
+        stage=0,
+        first_step=0,
+        model=model,
+        objective=build_objective(stage, student=own, teacher=own, seed=fine_tune.seed),
+        outputs=None,
+        tokens=tokens,
+        metrics=loaded.data.metrics,
+        training=training,
+        precision=settings.precision,
+        seed=fine_tune.seed,
+    )
+
+
+def _with_new_head(
+    folder: Path, classes: tuple[str, ...], fine_tune: FineTune
+) -> BertForSequenceClassification:
+    """The checkpoint with a head for the task, and with its pooler, new where it has none."""
+    model, lacking = load_classifier(
+        folder,
+        may_lack=(_HEAD, _POOLER),
+        config={
+            **_named(classes),
+            "hidden_dropout_prob": fine_tune.dropout,
+            "attention_probs_dropout_prob": fine_tune.dropout,
+            "classifier_dropout": fine_tune.dropout,
+        },
+    )
+    _draw(parts(model).head, seed=fine_tune.seed, role="head")
+    if any(name.startswith(_POOLER) for name in lacking):
+        _draw(parts(model).pooler, seed=fine_tune.seed, role="pooler")
+    return model
+
+
+def _with_classes(
+    folder: Path, classes: tuple[str, ...], order: tuple[int, ...]
+) -> BertForSequenceClassification:
+    """The checkpoint with its logits in the order of the task's classes."""
+    model, _ = load_classifier(folder, config=_named(classes))
+    head = parts(model).head
+    head.weight.data = head.weight.data[list(order)]
+    head.bias.data = head.bias.data[list(order)]
+    return model
+
+
+def _named(classes: tuple[str, ...]) -> dict[str, dict[int, str] | dict[str, int]]:
+    return {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: index for index, name in enumerate(classes)},
+    }
+
+
+def _draw(part: nn.Module, *, seed: int, role: str) -> None:
+    for name, module in part.named_modules():
+        if isinstance(module, nn.Linear):
+            stream = generator(seed, role, f"{name}.weight")
+            nn.init.normal_(module.weight, std=INITIAL_STD, generator=stream)
+            nn.init.zeros_(module.bias)
+
+
+def _logits(model: nn.Module, split: Split, tokens: Tokens, device: torch.device) -> Tensor:
+    return predict(model, split, pad_token_id=tokens.pad_token_id, device=device, precision="fp32")
+
+
+def _measured(logits: Mapping[str, Tensor], tokens: Tokens, loaded: LoadedTask) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for name, split in (("select", tokens.select), ("report", tokens.report)):
+        scores = score_logits(loaded.data.metrics, logits[name], split.labels)
+        values |= {f"{name}/{metric}": value for metric, value in scores.items()}
+        values |= {f"{name}/primary": scores[loaded.data.metric]}
+        values |= {f"{name}/majority": majority_share(split.labels)}
+    return values
+
+
+def _write(
+    model: BertForSequenceClassification,
+    source: TeacherSource,
+    logits: Mapping[str, Tensor],
+    folder: Path,
+) -> str:
+    """Everything but `teacher.json`; returns the SHA-256 of the weights' file."""
+    save_model(model, tokenizer_files(folder_of(source)), folder)
+    save_file(dict(logits), folder / LOGITS)
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finished(
+    step: int,
+    values: Mapping[str, Value],
+    logits: Mapping[str, Tensor],
+    *,
+    loaded: LoadedTask,
+    folder: Path,
+) -> Finished:
+    select, report = (
+        SplitPredictions(labels=rows.labels, last=logits[name].numpy(), best=logits[name].numpy())
+        for name, rows in (("select", loaded.data.select), ("report", loaded.data.report))
+    )
+    return Finished(
+        step=step,
+        values=values,
+        predictions=Predictions(select=select, report=report),
+        save_student=lambda target: _copy(folder, target),
+    )
+
+
+def _copy(folder: Path, target: Path) -> None:
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, float), value
+    return value
