@@ -38,11 +38,13 @@ def measure(file: Path) -> None:
     """Plan one grid in this process and print what it took."""
     from kdsweep.search_spaces import expand, load_grid
     from kdsweep.search_spaces.facts import ShippedFacts
-    from kdsweep.search_spaces.trial import Digests, trial_id
+    from kdsweep.search_spaces.ids import Identifier
+    from kdsweep.search_spaces.trial import Digests
 
     start = time.perf_counter()
     plan = expand(load_grid(file), ShippedFacts())
-    ids = {trial_id(planned.trial, Digests("0", "0")) for planned in plan.trials}
+    identify = Identifier().identify
+    ids = {identify(planned.trial, Digests("0", "0")).trial for planned in plan.trials}
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"trials": len(ids), "seconds": seconds, "memory_mb": memory}))

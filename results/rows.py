@@ -16,14 +16,17 @@ AXIS = "axis/"
 VALUE = "value/"
 """Begins the column of a metric or of provenance."""
 
+_STRINGS = pa.list_(pa.field("element", pa.string()))
+"""As Parquet gives a list back: under any other name of its items it would not concatenate."""
+
 PLAN = pa.schema(
     [
         ("what", pa.string()),
         ("id", pa.string()),
         ("group_id", pa.string()),
         ("config_json", pa.string()),
-        ("labels", pa.list_(pa.string())),
-        ("depends_on", pa.list_(pa.string())),
+        ("labels", _STRINGS),
+        ("depends_on", _STRINGS),
         ("reason", pa.string()),
     ]
 )
@@ -41,6 +44,7 @@ ATTEMPTS = pa.schema(
         ("started", pa.timestamp("us", tz="UTC")),
         ("ended", pa.timestamp("us", tz="UTC")),
         ("config_json", pa.string()),
+        ("resolved_json", pa.string()),
         ("resumed_from_epoch", pa.int64()),
         ("resumed_from_number", pa.int64()),
         ("resumed_from_step", pa.int64()),
@@ -102,6 +106,7 @@ def attempt_table(attempt: Attempt) -> pa.Table:
         "started": attempt.started,
         "ended": attempt.ended,
         "config_json": attempt.config_json,
+        "resolved_json": attempt.resolved_json,
         "resumed_from_epoch": parent[0] if parent else None,
         "resumed_from_number": parent[1] if parent else None,
         "resumed_from_step": attempt.resumed_from_step,
@@ -128,6 +133,7 @@ def attempts(table: pa.Table) -> tuple[Attempt, ...]:
             started=cast("datetime", row["started"]),
             ended=cast("datetime", row["ended"]),
             config_json=row["config_json"],
+            resolved_json=row["resolved_json"],
             resumed_from=_parent(row),
             resumed_from_step=row["resumed_from_step"],
             values={

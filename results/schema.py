@@ -91,6 +91,8 @@ class Attempt:
     resumed_from_step: int
     values: Mapping[str, Scalar | None]
     """Metrics and provenance by column name."""
+    resolved_json: str | None = None
+    """What the configuration came to once models and data were there; None if it never did."""
 
     def __post_init__(self) -> None:
         check_id(self.id)

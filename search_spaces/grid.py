@@ -1,9 +1,10 @@
 """A grid: everything a sweep's file says, as typed and frozen values."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticOmit
+from pydantic_core.core_schema import AnySchema, any_schema
 
 from .predicate import ExcludeRule, WhenRule
 from .sections import Sections
@@ -11,6 +12,20 @@ from .spec import Count, Name, NonNegative, Positive, Spec, Tries
 from .task import Task, Teacher
 from .training import Training
 from .values import AxisMapping
+
+
+class _Checked:
+    """Marks a field that the reader has checked: no part of pydantic's checks or schema."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> AnySchema:
+        """Accepts what it is given."""
+        del source, handler
+        return any_schema()
+
+    def __get_pydantic_json_schema__(self, core: object, handler: object) -> dict[str, Any]:
+        """Leaves the field out."""
+        del core, handler
+        raise PydanticOmit
 
 
 class Resources(Spec):
@@ -102,13 +117,13 @@ class Grid(Spec):
     """The data; keys that only axes give stand here with their first value."""
     teacher: Teacher
     """The model that teaches; keys that only axes give stand here with their first value."""
-    axes: SkipJsonSchema[tuple[InstanceOf[AxisMapping], ...]]
+    axes: Annotated[tuple[AxisMapping, ...], _Checked()]
     """Mappings of axes whose points are united."""
-    zip: SkipJsonSchema[tuple[tuple[str, ...], ...]] = ()
+    zip: Annotated[tuple[tuple[str, ...], ...], _Checked()] = ()
     """Groups of axes that walk together instead of multiplying."""
-    when: SkipJsonSchema[tuple[InstanceOf[WhenRule], ...]] = ()
+    when: Annotated[tuple[WhenRule, ...], _Checked()] = ()
     """Values or further axes for some points; a later rule wins."""
-    exclude: SkipJsonSchema[tuple[InstanceOf[ExcludeRule], ...]] = ()
+    exclude: Annotated[tuple[ExcludeRule, ...], _Checked()] = ()
     """Points that are left out."""
     training: Training = Training()
     """How students are optimised; what axes and rules do not say."""
@@ -126,5 +141,5 @@ class Grid(Spec):
     """What stays in the store."""
     budget: Budget = Budget()
     """When the sweep stops by itself."""
-    sections: SkipJsonSchema[InstanceOf[Sections]] = Field(exclude=True, repr=False)
+    sections: Annotated[Sections, _Checked()] = Field(exclude=True, repr=False)
     """Task, teacher and training as written: what dotted paths override."""

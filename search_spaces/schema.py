@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from .axes import AxisValue
+from .documentation import field_help, models_below
 from .grid import Grid
 from .points import DEFAULTS, REQUIRED_AXES
 from .predicate import OPERATORS
@@ -40,6 +41,11 @@ def grid_schema() -> Schema:
     definitions = {**schema.pop("$defs"), **values["$defs"]}
     definitions["Axes"] = _axes({name: _bare(each) for name, each in values["properties"].items()})
     definitions["Predicate"] = _predicate()
+    for model in (*models_below(Grid), *models_below(AxisValue)):
+        said = schema if model is Grid else definitions.get(model.__name__, {})
+        for name, help_text in field_help(model).items():
+            if name in said.get("properties", {}):
+                said["properties"][name]["description"] = help_text
     for name in _COMPOSITES:
         definitions[name]["properties"]["label"] = _label()
     properties = {"axes": _one_or_several("Axes"), **_rules()}

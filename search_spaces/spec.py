@@ -53,7 +53,6 @@ class Spec(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         serialize_by_alias=True,
         validate_by_name=True,
         validate_by_alias=True,

@@ -67,11 +67,16 @@ class Task(Spec):
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if (self.name is None) == (self.files is None):
-            raise ValueError("give either `name` or `files`")
+            raise ValueError(
+                "give either `name` or `files`; write `name: tweets`, or "
+                "`files: {train: train.csv, report: test.csv}` with `text: [column]`"
+            )
         if self.files is not None and self.path is not None:
             raise ValueError("`path` goes with `name`; `files` has its own paths")
         if self.files is not None and self.text is None:
-            raise ValueError("`files` need `text: [column]`, the column or two that hold the text")
+            raise ValueError(
+                "`files` need `text`; write `text: [column]`, the column or two that hold the text"
+            )
         return self
 
 

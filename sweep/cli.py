@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from ..search_spaces import load_grid
 from ..search_spaces.errors import InputError
+from .errors import SweepLockedError, WouldDeactivateError
 
 if TYPE_CHECKING:
     from .launching import Ended
@@ -119,7 +120,7 @@ def launch(
     from . import launching
     from .executors import Choice
 
-    def agree(question: launching.WouldDeactivateError) -> bool:
+    def agree(question: WouldDeactivateError) -> bool:
         if yes:
             return True
         return sys.stdin.isatty() and typer.confirm(f"{question}. Go on?", err=True)
@@ -262,9 +263,6 @@ def init(
 
 def main() -> NoReturn:
     """Run the command line and end with one of the documented exit codes."""
-    from .launching import WouldDeactivateError
-    from .lock import SweepLockedError
-
     try:
         code = app(standalone_mode=False)
     except TyperException as error:

@@ -10,7 +10,8 @@ from types import FrameType
 from typing import Literal
 
 from .agenda import Agenda
-from .lock import Lock, StaleEpochError, drain_request
+from .errors import StaleEpochError
+from .lock import Lock, drain_request
 
 GRACE_SECONDS = 7.0
 """Time for lanes to checkpoint before the launch ends at once."""

@@ -14,12 +14,13 @@ from ..search_spaces.errors import UnreachableError
 from ..search_spaces.expand import Plan
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
+from ..search_spaces.ids import Identifier
 from ..search_spaces.shape import (
     embedding_parameters,
     encoder_parameters,
     forward_flops_per_token,
 )
-from ..search_spaces.trial import Trial, trial_id
+from ..search_spaces.trial import Trial
 from .planning import Content, ContentFacts
 from .work import Config
 
@@ -99,14 +100,17 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         TeacherError: The teacher is unknown or does not fit.
     """
     sweep = Store(store or Path("runs") / grid.name)
-    content = Content()
+    content = Content(fetch=False)
     ids: tuple[str, ...] | None = None
     why = None
     facts: Facts = ContentFacts(content)
+    identify = Identifier().identify
     try:
         plan = expand(grid, facts)
         ids = tuple(
-            trial_id(planned.trial, content.digests(planned.trial.task, planned.trial.teacher))
+            identify(
+                planned.trial, content.digests(planned.trial.task, planned.trial.teacher)
+            ).trial
             for planned in plan.trials
         )
     except UnreachableError as error:

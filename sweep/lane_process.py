@@ -79,7 +79,7 @@ class LaneProcess:
     def _start(self, work: Work) -> None:
         self.close()
         self._answers, child_end = os.pipe()
-        threads = str(work.pinned.threads)
+        threads = str(work.threads)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdsweep.sweep.lane", str(child_end)],
             stdin=subprocess.PIPE,

@@ -16,6 +16,7 @@ from ..search_spaces.grid import Grid
 from .agenda import Agenda, Item
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
+from .errors import WouldDeactivateError
 from .executors import Choice
 from .lock import Lock, take
 from .pinned import new_sweep, read_pinned, record_launch
@@ -45,17 +46,6 @@ class Ended:
     asked: Asked | None
     refused: tuple[Problem, ...]
     """Teachers below their floor."""
-
-
-class WouldDeactivateError(Exception):
-    """Completed trials that the new grid no longer names; the person has not agreed."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        super().__init__(
-            f"the grid no longer names {count} completed trial{'s' * (count != 1)} of this sweep: "
-            "they stay in the store and leave the tables"
-        )
 
 
 def launch(

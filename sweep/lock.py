@@ -20,20 +20,13 @@ from typing import Self
 import psutil
 
 from ..results.files import publish, replace
+from .errors import StaleEpochError, SweepLockedError
 
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
 """How long another host's launch must stay silent, by our own clock, before it counts as dead."""
 
 _EPOCH = re.compile(r"^(\d{6})\.json$")
-
-
-class SweepLockedError(Exception):
-    """Another launch holds the sweep. The command line exits with 73."""
-
-
-class StaleEpochError(Exception):
-    """A newer launch has taken the sweep over; nothing more may be committed here."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.grid import Grid
@@ -16,6 +18,9 @@ from .work import Pinned
 FEATURES_GB = 1.0
 """Outputs of a teacher up to this size are kept by a lane; beyond it the teacher runs with each
 batch."""
+
+MOST_TEACHER_THREADS = 8
+"""A teacher is prepared alone, so it may use the whole host; more threads gain little."""
 
 PACKAGES = ("kdsweep", "torch", "transformers", "tokenizers", "datasets", "ray", "numpy")
 
@@ -77,6 +82,9 @@ def pin(grid: Grid) -> Pinned:
     return Pinned(
         precision=fast_precision(device),
         threads=grid.resources.cpus,
+        teacher_threads=max(
+            grid.resources.cpus, min(MOST_TEACHER_THREADS, psutil.cpu_count() or 1)
+        ),
         device=device,
         features_gb=FEATURES_GB,
     )

@@ -6,6 +6,7 @@ from typing import assert_never
 from ..results.schema import PlanRow
 from ..search_spaces.expand import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
+from ..search_spaces.ids import Identifier, TrialIds
 from ..search_spaces.knowledge import (
     Attentions,
     HardLabels,
@@ -15,7 +16,7 @@ from ..search_spaces.knowledge import (
 )
 from ..search_spaces.matching import layer_pairs
 from ..search_spaces.task import Task, Teacher
-from ..search_spaces.trial import Digests, Trial, group_id, trial_id
+from ..search_spaces.trial import Digests, Trial
 from ..trainers.sources import check_classes, locate_teacher, teacher_digest
 from ..trainers.tasks import TaskData, load_task, task_digest
 from .work import Config, Layers
@@ -24,7 +25,13 @@ from .work import Config, Layers
 class Content:
     """Rows and weights that a grid names, each read and digested once, without torch."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fetch: bool = True) -> None:
+        """Read nothing yet.
+
+        Args:
+            fetch: Whether a hub's teacher is downloaded where its id says all that is asked.
+        """
+        self._fetch = fetch
         self._tasks: dict[Task, tuple[TaskData, str]] = {}
         self._digests: dict[tuple[Task, Teacher], Digests] = {}
 
@@ -49,7 +56,7 @@ class Content:
         key = task, teacher
         if key not in self._digests:
             data, of_task = self.task(task)
-            source = locate_teacher(teacher)
+            source = locate_teacher(teacher, download=self._fetch or teacher.fine_tune is None)
             if teacher.fine_tune is None:
                 check_classes(source, data, teacher)
             self._digests[key] = Digests(of_task, teacher_digest(teacher, source, data, task))
@@ -82,12 +89,14 @@ def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
     """
     teachers: dict[str, PlanRow] = {}
     trials: dict[str, PlanRow] = {}
+    identify = Identifier().identify
     for planned in plan.trials:
         trial = planned.trial
         digests = content.digests(trial.task, trial.teacher)
         teachers.setdefault(digests.teacher, _teacher_row(trial, digests))
-        row = _trial_row(planned, digests)
-        trials.setdefault(str(row.id), row)
+        ids = identify(trial, digests)
+        if ids.trial not in trials:
+            trials[ids.trial] = _trial_row(planned, digests, ids)
     place = {row.id: n for n, row in enumerate(teachers.values())}
     ordered = sorted(trials.values(), key=lambda row: place[row.depends_on[0]])
     return (*teachers.values(), *ordered, *map(_skipped_row, plan.skipped))
@@ -150,7 +159,7 @@ def _teacher_row(trial: Trial, digests: Digests) -> PlanRow:
     )
 
 
-def _trial_row(planned: PlannedTrial, digests: Digests) -> PlanRow:
+def _trial_row(planned: PlannedTrial, digests: Digests, ids: TrialIds) -> PlanRow:
     trial = planned.trial
     config = Config(
         task=trial.task,
@@ -161,8 +170,8 @@ def _trial_row(planned: PlannedTrial, digests: Digests) -> PlanRow:
     )
     return PlanRow(
         what="trial",
-        id=trial_id(trial, digests),
-        group_id=group_id(trial, digests),
+        id=ids.trial,
+        group_id=ids.group,
         axes=planned.axes,
         config_json=config.model_dump_json(),
         labels=tuple(term_label(term) for stage in trial.stages for term in stage.terms),

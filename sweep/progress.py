@@ -44,6 +44,9 @@ class Progress:
         self._quiet = quiet
         self._started = time.monotonic()
         self._last_line = self._started
+        self._trials_since = self._started
+        """When the last teacher was ready: its preparation says nothing of a trial's pace."""
+        self._trials_ended = 0
         self._ended: Counter[str] = Counter()
         self._best: tuple[float, str] | None = None
         self._live = (
@@ -70,7 +73,10 @@ class Progress:
         score = outcome.values.get("select/primary/best")
         if work.what == "trial" and isinstance(score, float):
             self._best = max(self._best or (score, name), (score, name))
-        if work.what == "teacher" and outcome.status == "completed" and not self._quiet:
+        if work.what == "trial":
+            self._trials_ended += 1
+        elif outcome.status == "completed" and not self._quiet:
+            self._trials_since = time.monotonic()
             self._tell(
                 f"teacher {name}: select {outcome.values['select/primary']:.4f}, "
                 f"report {outcome.values['report/primary']:.4f}"
@@ -116,11 +122,11 @@ class Progress:
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        ended = self._done + len(self._agenda.failed)
-        if not ended or self._agenda.is_draining:
+        if not self._trials_ended or self._agenda.is_draining:
             return None
-        waiting = len(self._agenda) - ended - len(self._agenda.blocked)
-        return waiting * (time.monotonic() - self._started) / ended
+        agenda = self._agenda
+        waiting = len(agenda) - self._done - len(agenda.failed) - len(agenda.blocked)
+        return waiting * (time.monotonic() - self._trials_since) / self._trials_ended
 
     def _block(self) -> Group:
         agenda = self._agenda

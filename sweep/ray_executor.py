@@ -178,39 +178,57 @@ class RayExecutor:
         """Return once the agenda is over, wave after wave."""
         with _ray(self.address), tempfile.TemporaryDirectory(prefix="kdsweep-tune-") as scratch:
             slots = _slots(self.resources, self.max_concurrent)
+            trainable = tune.with_resources(LaneTrainable, _Request(self.resources, _most_cpus()))
             while not agenda.is_over:
                 searcher = AgendaSearcher(agenda, make_work=make_work, settle=settle)
-                self._wave(searcher, slots=slots, scratch=Path(scratch))
+                _wave(trainable, searcher, slots=slots, scratch=Path(scratch))
                 if searcher.error is not None:
                     raise searcher.error
                 for work in searcher.lost():
                     settle(work, fail(work, "worker_lost", "Ray Tune lost sight of this attempt"))
 
-    def _wave(self, searcher: AgendaSearcher, *, slots: int, scratch: Path) -> None:
-        trainable = tune.with_resources(LaneTrainable, _request(self.resources))
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="wave",
-                storage_path=str(scratch),
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
+
+def _wave(
+    trainable: type[tune.Trainable], searcher: AgendaSearcher, *, slots: int, scratch: Path
+) -> None:
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="wave",
+            storage_path=str(scratch),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
 
 
-def _request(resources: Resources) -> dict[str, float]:
-    return {
-        "cpu": resources.cpus,
-        "gpu": resources.gpus,
-        "memory": resources.memory_gb * 2**30,
-    }
+@dataclass(frozen=True)
+class _Request:
+    """What a piece of work asks of the cluster."""
+
+    resources: Resources
+    most_cpus: int
+    """Of one node: a request beyond it would wait for ever."""
+
+    def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        work = Work.model_validate_json(config["work"])
+        bundle = {
+            "CPU": min(work.threads, self.most_cpus),
+            "GPU": self.resources.gpus,
+            "memory": self.resources.memory_gb * 2**30,
+        }
+        return tune.PlacementGroupFactory([{name: n for name, n in bundle.items() if n}])
+
+
+def _most_cpus() -> int:
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return int(max(nodes, default=1))
 
 
 def _slots(resources: Resources, max_concurrent: int | None) -> int:

@@ -148,10 +148,8 @@ def show_trial(folder: Path, prefix: str, *, as_json: bool, console: Console) ->
     id = _find(found, prefix)
     attempts = [a for a in Store(folder).read_attempts() if a.id == id]
     row = found.trials.set_index("trial_id").loc[id]
-    resolved = next(
-        (a.values["resolved"] for a in reversed(attempts) if a.values.get("resolved")), None
-    )
-    told = json.loads(str(resolved)) if resolved else None
+    resolved = [a.resolved_json for a in attempts if a.resolved_json]
+    told = json.loads(resolved[-1]) if resolved else None
     if as_json:
         body = {
             "schema_version": 1,
@@ -276,7 +274,7 @@ def _status_table(told: "Summary") -> Table:
 def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2), show_header=False)
     for key, value in items:
-        if key not in ("error", "versions", "config_json", "resolved"):
+        if key not in ("error", "versions"):
             table.add_row(_plain(str(key)), _plain(_cell(value)))
     return table
 

@@ -21,13 +21,15 @@ from ..results.schema import Attempt
 from ..results.store import Store
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
+from .errors import StaleEpochError
 from .failpoints import failpoint
 from .failures import classify, last_lines
-from .lock import StaleEpochError, check_epoch
+from .lock import check_epoch
 
 if TYPE_CHECKING:
     from ..trainers.assets import Assets
     from ..trainers.reports import Finished, Report, Resolved
+    from ..trainers.settings import Settings
 
 log = logging.getLogger("kdsweep")
 
@@ -45,6 +47,9 @@ class Pinned(Frozen):
 
     precision: Literal["fp32", "bf16"]
     threads: int
+    """Of a trial."""
+    teacher_threads: int
+    """Of a teacher's preparation, for which everything else waits."""
     device: Literal["cpu", "cuda"]
     features_gb: float
 
@@ -87,6 +92,11 @@ class Work(Frozen):
     """Epoch and number of the attempt whose checkpoints this one may go on from."""
 
     @property
+    def threads(self) -> int:
+        """How many threads this work computes with."""
+        return self.pinned.teacher_threads if self.what == "teacher" else self.pinned.threads
+
+    @property
     def folder(self) -> Path:
         """Where this attempt keeps its log and checkpoints."""
         return Store(self.store).work_folder(self.id, self.epoch, self.number)
@@ -110,7 +120,8 @@ class _Attempted:
     step: int = 0
     resumed_from: tuple[int, int] | None = None
     resumed_from_step: int = 0
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Scalar] = field(default_factory=dict)
+    resolved_json: str | None = None
     interrupted: bool = False
 
 
@@ -126,26 +137,31 @@ class Keeper:
 
         from ..trainers.assets import Assets
         from ..trainers.features import Needs
-        from ..trainers.settings import Settings
         from ..trainers.tokens import cache_folder
 
         if self._assets is None:
             # Bars of libraries would be drawn into the display, or into a log.
             disable_progress_bar()
-            settings = Settings(
-                threads=work.pinned.threads,
-                device=work.pinned.device,
-                precision=work.pinned.precision,
-                features_gb=work.pinned.features_gb,
-                checkpoint_seconds=work.checkpoint_seconds,
-            )
-            self._assets = Assets(settings, cache_folder())
+            self._assets = Assets(settings_of(work), cache_folder())
         self._assets.hint = Needs(
             logits=work.reads.logits,
             hidden_states=frozenset(work.reads.hidden_states),
             attentions=frozenset(work.reads.attentions),
         )
         return self._assets
+
+
+def settings_of(work: Work) -> "Settings":
+    """How the trainer is to run a piece of work."""
+    from ..trainers.settings import Settings
+
+    return Settings(
+        threads=work.threads,
+        device=work.pinned.device,
+        precision=work.pinned.precision,
+        features_gb=work.pinned.features_gb,
+        checkpoint_seconds=work.checkpoint_seconds,
+    )
 
 
 def run(
@@ -176,7 +192,7 @@ def run(
     if status == "completed":
         for checkpoints in work.folder.parent.glob("*/checkpoints"):
             shutil.rmtree(checkpoints, ignore_errors=True)
-    return Outcome(status=status, step=attempted.step, values=_scalars(attempted.values))
+    return Outcome(status=status, step=attempted.step, values=attempted.values)
 
 
 def _consume(
@@ -223,7 +239,7 @@ def _consume(
 def _open_history(
     work: Work, store: Store, attempted: _Attempted, resolved: "Resolved"
 ) -> HistoryWriter:
-    attempted.values["resolved"] = json.dumps(resolved.values)
+    attempted.resolved_json = json.dumps(resolved.values)
     if step := resolved.values["resumed_from_step"]:
         attempted.resumed_from, attempted.resumed_from_step = work.parent, step
     return store.open_history(
@@ -249,7 +265,7 @@ def _reports(
     common: dict[str, Any] = {
         "digests": digests,
         "assets": assets,
-        "settings": assets.settings,
+        "settings": settings_of(work),
         "checkpoints": work.folder / "checkpoints",
         "resume_from": resume_from,
         "stop": stop,
@@ -309,7 +325,8 @@ def commit(
         config_json=work.config_json,
         resumed_from=attempted.resumed_from,
         resumed_from_step=attempted.resumed_from_step,
-        values={**attempted.values, **provenance(work.pinned)},
+        values={**attempted.values, **provenance(work)},
+        resolved_json=attempted.resolved_json,
     )
 
     def fence() -> None:
@@ -342,25 +359,21 @@ def _committed(work: Work) -> Outcome:
                 status=row.status,
                 failure_class=row.failure_class,
                 error=row.error,
-                values=_scalars(row.values),
+                values=dict(row.values),
             )
     raise FileNotFoundError(f"attempt {key} is committed and cannot be read")
 
 
-def provenance(pinned: Pinned) -> Mapping[str, Scalar]:
+def provenance(work: Work) -> Mapping[str, Scalar]:
     """Where an attempt ran and with what; versions decide whether its numbers can be repeated."""
     packages = {name: version(name) for name in ("kdsweep", "torch", "transformers", "ray")}
     return {
         "host": socket.gethostname(),
-        "device": pinned.device,
-        "precision": pinned.precision,
-        "threads": pinned.threads,
+        "device": work.pinned.device,
+        "precision": work.pinned.precision,
+        "threads": work.threads,
         "versions": json.dumps(packages),
     }
-
-
-def _scalars(values: Mapping[str, Any]) -> dict[str, Scalar]:
-    return {key: value for key, value in values.items() if key != "resolved"}
 
 
 @contextmanager

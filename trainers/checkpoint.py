@@ -141,7 +141,7 @@ def _read(path: Path, *, identity: str) -> Checkpoint | None:
     if manifest["identity"] != identity:
         raise CheckpointError(
             f"{path} is of the training {manifest['identity']}, not of {identity}: "
-            "its task, teacher, precision or settings are others"
+            "its trial, its task's rows or its teacher are others"
         )
     return Checkpoint(
         identity=identity,

@@ -91,6 +91,8 @@ class Fitted:
     """Of the last weights on select, in training precision, shape [N, C]."""
     values: Mapping[str, float]
     """`select/<metric>` and the losses of the last epoch."""
+    resumed_from_step: int
+    """Steps that an earlier attempt took; 0 where there was none."""
 
 
 def resumable(
@@ -161,7 +163,7 @@ def fit(
             values |= run.row_losses()
             yield Row(job.first_step + run.step, {**values, "seconds": clock.elapsed()})
     run.check_finite()
-    return run.fitted()
+    return run.fitted(resumed_from_step=resumed.step if resumed else 0)
 
 
 class _Run:
@@ -310,7 +312,7 @@ class _Run:
             tensor.copy_(weights[name])
         return dict(self.best.weights)
 
-    def fitted(self) -> Fitted:
+    def fitted(self, *, resumed_from_step: int) -> Fitted:
         assert self.best is not None
         assert self.logits is not None
         values = _loss_columns(self.epoch_sum / self.epoch_steps)
@@ -322,7 +324,13 @@ class _Run:
                 f"select/{name}/best": scores["best"],
                 f"select/{name}/best_step": scores["step"],
             }
-        return Fitted(self.job.first_step + self.step, self.best, self.logits, values)
+        return Fitted(
+            step=self.job.first_step + self.step,
+            best=self.best,
+            logits=self.logits,
+            values=values,
+            resumed_from_step=resumed_from_step,
+        )
 
     def checkpoint(self) -> Checkpoint:
         """Everything that decides the steps to come."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..search_spaces.errors import DataError, Problem
+from ..search_spaces.errors import DataError, Problem, UnreachableError
 from .rows import Columns
 
 if TYPE_CHECKING:
@@ -25,15 +25,21 @@ def download(repository: str, *, revision: str | None, only: list[str] | None) -
         only: Patterns of the files needed; all unless said.
 
     Raises:
-        DataError: Unknown, private, or out of reach.
+        UnreachableError: Not in the cache, and the hub cannot be reached.
+        DataError: Unknown or private.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    out_of_reach = _error(
-        f"the hub's data set `{repository}` is not in the local cache and cannot be downloaded "
-        "from here",
-        "Connect, unset HF_HUB_OFFLINE, or give a local copy with `path`.",
+    out_of_reach = UnreachableError(
+        [
+            Problem(
+                "task.name",
+                f"the hub's data set `{repository}` is not in the local cache and cannot be "
+                "downloaded from here",
+                "Connect, unset HF_HUB_OFFLINE, or give a local copy with `path`.",
+            )
+        ]
     )
     try:
         folder = Path(

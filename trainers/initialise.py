@@ -1,6 +1,6 @@
 """Copy chosen parts of a teacher into a student; what is not copied keeps its random values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -18,7 +18,6 @@ def initialise(
     *,
     fine_tuned: nn.Module | None,
     pretrained: nn.Module | None,
-    class_order: Sequence[int] | None = None,
 ) -> None:
     """Overwrite a student's parts with the teacher's, in place, as the initialisation says.
 
@@ -26,10 +25,9 @@ def initialise(
         student: From `build_student`; parts that stay `random` keep its values. LayerNorms have
             no random values: theirs are 1 and 0.
         initialisation: Which teacher block each student block copies, and which other parts.
-        fine_tuned: The teacher that knows the task; needed by `from: fine_tuned`.
+        fine_tuned: The teacher that knows the task, its logits in the student's order of classes;
+            needed by `from: fine_tuned`.
         pretrained: The teacher before it learned the task; needed by `from: pretrained`.
-        class_order: The teacher's logit of each class, in the student's order; None where both
-            have one order. A copied head obeys it.
 
     Raises:
         GridError: The student's sizes are not the teacher's, the layers do not fit, or the head
@@ -38,7 +36,7 @@ def initialise(
     source = fine_tuned if initialisation.from_ == "fine_tuned" else pretrained
     if source is None:
         raise ValueError(f"`from: {initialisation.from_}`, but that teacher was not given")
-    if problems := list(_misfits(student, source, initialisation, class_order)):
+    if problems := list(_misfits(student, source, initialisation)):
         raise GridError(problems)
     into, out_of = parts(student), parts(source)
     copies: list[tuple[nn.Module, nn.Module]] = []
@@ -55,12 +53,10 @@ def initialise(
         copies += zip(into.embeddings, out_of.embeddings, strict=True)
     if initialisation.pooler == "copy":
         copies.append((into.pooler, out_of.pooler))
+    if initialisation.head == "copy":
+        copies.append((into.head, out_of.head))
     for target, original in copies:
         target.load_state_dict(original.state_dict())
-    if initialisation.head == "copy":
-        order = list(range(out_of.head.out_features) if class_order is None else class_order)
-        into.head.weight.copy_(out_of.head.weight[order])
-        into.head.bias.copy_(out_of.head.bias[order])
 
 
 def _block_pairs(
@@ -75,10 +71,7 @@ def _block_pairs(
 
 
 def _misfits(
-    student: nn.Module,
-    source: nn.Module,
-    initialisation: TeacherLayers,
-    class_order: Sequence[int] | None,
+    student: nn.Module, source: nn.Module, initialisation: TeacherLayers
 ) -> Iterator[Problem]:
     try:
         _block_pairs(student, source, initialisation)
@@ -101,8 +94,7 @@ def _misfits(
                 what="is `copy`, but a pre-trained teacher's head does not know the task",
                 mend="Write `from: fine_tuned`, or `head: random`.",
             )
-        num_ours = sizes(student).num_labels
-        num_theirs = sizes(source).num_labels if class_order is None else len(class_order)
+        num_ours, num_theirs = sizes(student).num_labels, sizes(source).num_labels
         if num_ours != num_theirs:
             yield Problem(
                 path="initialisation.head",

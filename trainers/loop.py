@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 MEASURED_LENGTH = 128
 """Tokens of a row for latency and operations; fewer where the task's rows are shorter."""
 
-LATENCY_SECONDS = 0.2
+LATENCY_SECONDS = 0.1
 """How long the latency is measured."""
 
 
@@ -93,8 +93,9 @@ def train(
         stop: Looked at before every step.
 
     Raises:
-        DataError: The rows cannot be read, or are not those that were planned.
-        TeacherError: The teacher does not fit, or knows less than its floor.
+        DataError: The rows cannot be read, or rows or the teacher have changed since they were
+            planned.
+        TeacherError: The teacher does not fit, or one prepared here knows less than its floor.
         GridError: Terms or initialisation do not fit the models.
         DivergedError: A loss is no longer finite.
         CheckpointError: The checkpoint is another trial's.

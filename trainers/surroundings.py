@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -57,6 +58,9 @@ def within(reports: Generator[_T, None, None], settings: Settings) -> Generator[
     So neither the consumer's random numbers reach the training, nor the other way round.
     """
     device = torch.device(settings.device)
+    if device.type == "cuda":
+        # Without it cuBLAS may sum in another order from call to call; read at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     outside = Surroundings.read(device)
     inside = Surroundings(
         threads=settings.threads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from ..search_spaces.task import Task, Teacher
     from .assets import LoadedTask, Tokens
-    from .batches import Split
+    from .fit import Fitted
 
 __all__ = ["below_floor", "check_digest", "load_teacher", "never", "prepare_teacher"]
 
@@ -103,27 +104,25 @@ def prepare_teacher(
         stop: Looked at before every step.
 
     Raises:
-        DataError: The rows cannot be read, or are not those that were planned.
-        TeacherError: The teacher does not fit, or its files are not those that were planned.
+        DataError: The rows cannot be read, or rows or the teacher's files have changed since they
+            were planned.
+        TeacherError: The teacher cannot be read, or does not fit.
         DivergedError: A loss is no longer finite.
         CheckpointError: The checkpoint is of another teacher.
     """
     settings = settings or (assets.settings if assets else Settings())
-    assets = assets or Assets(settings)
-    return within(
-        _prepare(
-            teacher,
-            task,
-            into=into,
-            digests=digests,
-            assets=assets,
-            settings=settings,
-            checkpoints=checkpoints,
-            resume_from=resume_from,
-            stop=stop,
-        ),
-        settings,
+    asked = _Preparation(
+        teacher=teacher,
+        task=task,
+        into=into,
+        digests=digests,
+        assets=assets or Assets(settings),
+        settings=settings,
+        checkpoints=checkpoints,
+        resume_from=resume_from,
+        stop=stop,
     )
+    return within(_prepare(asked), settings)
 
 
 def below_floor(values: Mapping[str, object], floor: Floor) -> str | None:
@@ -168,123 +167,150 @@ def check_digest(what: str, *, found: str, planned: str) -> None:
         )
 
 
-def _prepare(
-    teacher: Teacher,
-    task: Task,
-    *,
-    into: Path,
-    digests: Digests | None,
-    assets: Assets,
-    settings: Settings,
-    checkpoints: Path | None,
-    resume_from: Path | None,
-    stop: Callable[[], bool],
-) -> Generator[Report, None, None]:
+@dataclass(frozen=True)
+class _Preparation:
+    """The arguments of `prepare_teacher`."""
+
+    teacher: Teacher
+    task: Task
+    into: Path
+    digests: Digests | None
+    assets: Assets
+    settings: Settings
+    checkpoints: Path | None
+    resume_from: Path | None
+    stop: Callable[[], bool]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.settings.device)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is there before anything is prepared."""
+
+    loaded: LoadedTask
+    source: TeacherSource
+    digest: str
+    tokens: Tokens
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the task."""
+        return self.loaded.data.classes
+
+
+def _prepare(asked: _Preparation) -> Generator[Report, None, None]:
     clock = Clock()
     with clock("start"):
-        loaded = assets.task(task)
-        source = locate_teacher(teacher)
-        digest = teacher_digest(teacher, source, loaded.data, task)
-        if digests is not None:
-            check_digest("task", found=loaded.digest, planned=digests.task)
-            check_digest("teacher", found=digest, planned=digests.teacher)
-        tokens = assets.tokens(loaded, source, max_length=task.max_length)
-    if into.is_dir():
-        yield _again(into, loaded, digest=digest, classes=loaded.data.classes)
+        known = _know(asked)
+    if asked.into.is_dir():
+        yield _again(asked.into, known)
         return
-    remove_partial(into.parent, into.name)
+    remove_partial(asked.into.parent, asked.into.name)
     with clock("start"):
-        classes = loaded.data.classes
-        order = check_classes(source, loaded.data, teacher)
-        device = torch.device(settings.device)
-        if teacher.fine_tune is None:
-            model = _with_classes(folder_of(source), classes, order)
-        else:
-            model = _with_new_head(folder_of(source), classes, teacher.fine_tune)
-        place(model, device)
-    values: dict[str, Value] = {}
-    step = resumed_from_step = 0
-    if teacher.fine_tune is not None:
-        with clock("start"):
-            identity = f"teacher-{digest}"
-            job = _fine_tuning(teacher.fine_tune, model, tokens, loaded, settings, identity)
-            resumed = resumable(identity, checkpoints=checkpoints, resume_from=resume_from)
-            resumed_from_step = resumed.step if resumed else 0
-        yield Resolved(
-            {
-                "terms": job.objective.describe(),
-                "steps": job.num_steps,
-                "resumed_from_step": resumed_from_step,
-                "class_order": list(order),
-                **count_parameters(model),
-            }
-        )
-        fitted = yield from fit(
-            job,
-            settings=settings,
-            clock=clock,
-            checkpoints=checkpoints,
-            resumed=resumed,
-            stop=stop,
-        )
+        order = check_classes(known.source, known.loaded.data, asked.teacher)
+        model = _model(asked.teacher, known, order)
+        place(model, asked.device)
+    values: dict[str, Value] = {**count_parameters(model)}
+    resolved = {"class_order": list(order), **values}
+    fitted: Fitted | None = None
+    if asked.teacher.fine_tune is None:
+        yield Resolved({"steps": 0, **resolved})
+    else:
+        fitted = yield from _fine_tune(asked, known, model, clock, resolved)
         if fitted is None:
             return
-        step = fitted.step
         values |= fitted.values
-    else:
-        yield Resolved({"steps": 0, "class_order": list(order), **count_parameters(model)})
     with clock("evaluate"):
-        logits = {
-            name: _logits(model, split, tokens, device)
-            for name, split in (("select", tokens.select), ("report", tokens.report))
-        }
-    values |= _measured(logits, tokens, loaded)
-    values |= count_parameters(model)
+        logits = _logits(asked, known, model)
     values |= {
-        "resumed_from_step": resumed_from_step,
-        "primary_metric": loaded.data.metric,
-        "precision": settings.precision,
-        "device": settings.device,
-        "threads": settings.threads,
+        **_measured(logits, known),
+        "resumed_from_step": fitted.resumed_from_step if fitted else 0,
+        "primary_metric": known.loaded.data.metric,
+        "precision": asked.settings.precision,
+        "device": asked.settings.device,
+        "threads": asked.settings.threads,
     }
-    with clock("write"), whole_folder(into) as folder:
-        weights = _write(model, source, logits, folder)
-        values |= {"teacher_weights": weights}
-        values |= clock.columns()
+    step = fitted.step if fitted else 0
+    with clock("write"), whole_folder(asked.into) as folder:
+        weights = _write(model, known.source, logits, folder)
+        values |= {"teacher_weights": weights, **clock.columns()}
         TeacherRecord(
-            digest=digest,
-            model=teacher.model,
-            classes=classes,
+            digest=known.digest,
+            model=asked.teacher.model,
+            classes=known.classes,
             weights=weights,
             step=step,
             values=values,
         ).write(folder)
-    yield _finished(step, values, logits, loaded=loaded, folder=into)
+    yield _finished(step, values, logits, known=known, folder=asked.into)
 
 
-def _again(into: Path, loaded: LoadedTask, *, digest: str, classes: tuple[str, ...]) -> Finished:
+def _know(asked: _Preparation) -> _Known:
+    """Find rows and teacher, and check both against what was planned."""
+    loaded = asked.assets.task(asked.task)
+    source = locate_teacher(asked.teacher)
+    digest = teacher_digest(asked.teacher, source, loaded.data, asked.task)
+    if asked.digests is not None:
+        check_digest("task", found=loaded.digest, planned=asked.digests.task)
+        check_digest("teacher", found=digest, planned=asked.digests.teacher)
+    tokens = asked.assets.tokens(loaded, source, max_length=asked.task.max_length)
+    return _Known(loaded=loaded, source=source, digest=digest, tokens=tokens)
+
+
+def _fine_tune(
+    asked: _Preparation,
+    known: _Known,
+    model: BertForSequenceClassification,
+    clock: Clock,
+    resolved: Mapping[str, object],
+) -> Generator[Report, None, Fitted | None]:
+    assert asked.teacher.fine_tune is not None
+    with clock("start"):
+        job = _job(asked.teacher.fine_tune, model, known, asked.settings)
+        resumed = resumable(
+            job.identity, checkpoints=asked.checkpoints, resume_from=asked.resume_from
+        )
+    yield Resolved(
+        {
+            **resolved,
+            "terms": job.objective.describe(),
+            "steps": job.num_steps,
+            "resumed_from_step": resumed.step if resumed else 0,
+        }
+    )
+    return (
+        yield from fit(
+            job,
+            settings=asked.settings,
+            clock=clock,
+            checkpoints=asked.checkpoints,
+            resumed=resumed,
+            stop=asked.stop,
+        )
+    )
+
+
+def _again(into: Path, known: _Known) -> Finished:
     """The last report of a teacher that was prepared before."""
     record = TeacherRecord.read(into)
-    if record.digest != digest or record.classes != classes:
+    if record.digest != known.digest:
         raise TeacherError(
             [
                 Problem(
                     str(into),
-                    f"holds another teacher (digest {record.digest[:12]}, not {digest[:12]})",
-                    "Name an empty folder.",
+                    f"holds another teacher (digest {record.digest[:12]}, not {known.digest[:12]})",
+                    "Name a folder that does not exist.",
                 )
             ]
         )
-    return _finished(record.step, record.values, teacher_logits(into), loaded=loaded, folder=into)
+    return _finished(record.step, record.values, teacher_logits(into), known=known, folder=into)
 
 
-def _fine_tuning(
-    fine_tune: FineTune,
-    model: BertForSequenceClassification,
-    tokens: Tokens,
-    loaded: LoadedTask,
-    settings: Settings,
-    identity: str,
+def _job(
+    fine_tune: FineTune, model: BertForSequenceClassification, known: _Known, settings: Settings
 ) -> Fit:
     training = Training(
         learning_rate=fine_tune.learning_rate,
@@ -298,18 +324,27 @@ def _fine_tuning(
     stage = make_stage((HardLabels(kind="hard_labels"),), training)
     own = sizes(model)
     return Fit(
-        identity=identity,
+        identity=f"teacher-{known.digest}",
         stage=0,
         first_step=0,
         model=model,
         objective=build_objective(stage, student=own, teacher=own, seed=fine_tune.seed),
         outputs=None,
-        tokens=tokens,
-        metrics=loaded.data.metrics,
+        tokens=known.tokens,
+        metrics=known.loaded.data.metrics,
         training=training,
         precision=settings.precision,
         seed=fine_tune.seed,
     )
+
+
+def _model(
+    teacher: Teacher, known: _Known, order: tuple[int, ...]
+) -> BertForSequenceClassification:
+    folder = folder_of(known.source)
+    if teacher.fine_tune is None:
+        return _with_classes(folder, known.classes, order)
+    return _with_new_head(folder, known.classes, teacher.fine_tune)
 
 
 def _with_new_head(
@@ -358,16 +393,26 @@ def _draw(part: nn.Module, *, seed: int, role: str) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _logits(model: nn.Module, split: Split, tokens: Tokens, device: torch.device) -> Tensor:
-    return predict(model, split, pad_token_id=tokens.pad_token_id, device=device, precision="fp32")
+def _logits(
+    asked: _Preparation, known: _Known, model: BertForSequenceClassification
+) -> dict[str, Tensor]:
+    """On select and report, in fp32."""
+    tokens = known.tokens
+    return {
+        name: predict(
+            model, split, pad_token_id=tokens.pad_token_id, device=asked.device, precision="fp32"
+        )
+        for name, split in (("select", tokens.select), ("report", tokens.report))
+    }
 
 
-def _measured(logits: Mapping[str, Tensor], tokens: Tokens, loaded: LoadedTask) -> dict[str, Value]:
+def _measured(logits: Mapping[str, Tensor], known: _Known) -> dict[str, Value]:
+    data, tokens = known.loaded.data, known.tokens
     values: dict[str, Value] = {}
     for name, split in (("select", tokens.select), ("report", tokens.report)):
-        scores = score_logits(loaded.data.metrics, logits[name], split.labels)
+        scores = score_logits(data.metrics, logits[name], split.labels)
         values |= {f"{name}/{metric}": value for metric, value in scores.items()}
-        values |= {f"{name}/primary": scores[loaded.data.metric]}
+        values |= {f"{name}/primary": scores[data.metric]}
         values |= {f"{name}/majority": majority_share(split.labels)}
     return values
 
@@ -390,12 +435,13 @@ def _finished(
     values: Mapping[str, Value],
     logits: Mapping[str, Tensor],
     *,
-    loaded: LoadedTask,
+    known: _Known,
     folder: Path,
 ) -> Finished:
+    data = known.loaded.data
     select, report = (
         SplitPredictions(labels=rows.labels, last=logits[name].numpy(), best=logits[name].numpy())
-        for name, rows in (("select", loaded.data.select), ("report", loaded.data.report))
+        for name, rows in (("select", data.select), ("report", data.report))
     )
     return Finished(
         step=step,

@@ -74,7 +74,10 @@ GRID: Mapping[str, Any] = {
         "select": {"from": "train", "fraction": 0.2},
         "report": "report",
     },
-    "teacher": {"model": "./teacher", "fine_tune": {"epochs": 4, "learning_rate": 5e-3, "batch_size": 16}},
+    "teacher": {
+        "model": "./teacher",
+        "fine_tune": {"epochs": 4, "learning_rate": 5e-3, "batch_size": 16},
+    },
     "axes": {
         "knowledge": ["hard_labels", ["hard_labels", "soft_logits", "hidden_states"]],
         "shape": [{"layers": 1, "width": 16, "heads": 2}],

@@ -12,7 +12,9 @@ COMPLETED = Outcome(status="completed")
 FAILED = Outcome(status="failed", failure_class="error")
 
 
-def agenda_of(*items: Item, retries: int = 0, failures: dict[str, Counter[str]] | None = None):
+def agenda_of(
+    *items: Item, retries: int = 0, failures: dict[str, Counter[str]] | None = None
+) -> Agenda:
     return Agenda(items, allowed=lambda _: retries, failures=failures or {})
 
 
@@ -113,7 +115,7 @@ def test_every_item_ends_completed_failed_or_blocked_whatever_fails(
     ends = [*agenda.completed, *agenda.failed]
     assert len(ends) == len(set(ends))
     blocked_by_chain = set(map(str, range(len(items)))) - set(ends)
-    assert {id for id in agenda.blocked} <= blocked_by_chain
+    assert set(agenda.blocked) <= blocked_by_chain
     for item in items:
         if item.id in blocked_by_chain:
             assert set(item.depends_on) & (set(agenda.failed) | blocked_by_chain)

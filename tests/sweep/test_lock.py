@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kdsweep.sweep.lock import (
-    Holder,
-    StaleEpochError,
-    SweepLockedError,
-    newest_epoch,
-    take,
-)
+from kdsweep.sweep.errors import StaleEpochError, SweepLockedError
+from kdsweep.sweep.lock import Holder, newest_epoch, take
 
 
 def hold(locks: Path, holder: Holder, *, epoch: int = 1) -> None:
@@ -81,7 +76,9 @@ def test_a_launch_on_another_host_is_taken_over_after_a_silent_minute(tmp_path: 
 
 def test_of_two_launches_at_once_one_gets_the_sweep(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from kdsweep.sweep.lock import *\n"
+        "import sys, time; from pathlib import Path\n"
+        "from kdsweep.sweep.errors import SweepLockedError\n"
+        "from kdsweep.sweep.lock import take\n"
         "try: lock = take(Path(sys.argv[1])); print(lock.epoch); time.sleep(3)\n"
         "except SweepLockedError: print('locked')"
     )

@@ -10,6 +10,12 @@ from transformers import BertConfig, BertForSequenceClassification
 VOCABULARY = 60
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two threads on tensors this small spend their time waiting for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def make_bert() -> Callable[..., BertForSequenceClassification]:
     """`make_bert(layers=4, width=32, heads=4, num_labels=3, seed=0)`: a BERT in `eval()`."""

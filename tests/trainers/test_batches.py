@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kdsweep.trainers.batches import (
     MEGA_BATCH,
     Split,
@@ -64,7 +65,9 @@ def test_rows_of_like_length_are_together() -> None:
 
 
 def test_batches_come_neither_by_length_nor_in_the_order_of_the_file() -> None:
-    longest = [int(LENGTHS[rows].max()) for rows in epoch_batches(LENGTHS, batch_size=8, seed=0, epoch=0)]
+    longest = [
+        int(LENGTHS[rows].max()) for rows in epoch_batches(LENGTHS, batch_size=8, seed=0, epoch=0)
+    ]
     assert longest != sorted(longest)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from kdsweep.trainers.checkpoint import (
     Checkpoint,
     adopt,

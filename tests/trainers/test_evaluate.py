@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+
 from kdsweep.trainers.batches import Split
 from kdsweep.trainers.evaluate import (
     evaluation_steps,
@@ -13,7 +15,6 @@ from kdsweep.trainers.evaluate import (
     predict,
     score_logits,
 )
-from torch import nn
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,9 @@ def test_dropout_sleeps_and_the_mode_comes_back(
     first = predict(model, split, pad_token_id=0, device=CPU, precision="fp32")
     assert model.training
     assert torch.equal(first, predict(model, split, pad_token_id=0, device=CPU, precision="fp32"))
-    assert torch.equal(first, predict(model.eval(), split, pad_token_id=0, device=CPU, precision="fp32"))
+    assert torch.equal(
+        first, predict(model.eval(), split, pad_token_id=0, device=CPU, precision="fp32")
+    )
     assert not model.training
 
 

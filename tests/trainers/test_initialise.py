@@ -187,23 +187,6 @@ def test_a_copied_student_of_the_teachers_depth_gives_the_teachers_logits(
     assert torch.equal(student(**batch).logits, fine_tuned(**batch).logits)
 
 
-def test_a_copied_head_names_the_classes_in_the_students_order(
-    fine_tuned: BertForSequenceClassification,
-    new_student: Callable[..., BertForSequenceClassification],
-) -> None:
-    student = new_student()
-    initialise(
-        student,
-        teacher_layers(head="copy"),
-        fine_tuned=fine_tuned,
-        pretrained=None,
-        class_order=[2, 0, 1],
-    )
-    head, source = student.classifier, fine_tuned.classifier
-    assert torch.equal(head.weight, source.weight[[2, 0, 1]])
-    assert torch.equal(head.bias, source.bias[[2, 0, 1]])
-
-
 def test_a_copy_shares_no_memory_with_the_teacher(
     fine_tuned: BertForSequenceClassification,
     new_student: Callable[..., BertForSequenceClassification],

@@ -5,16 +5,20 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from world import SHORT, World
+
 from kdsweep.search_spaces.errors import DataError
 from kdsweep.search_spaces.initialisation import TeacherLayers
 from kdsweep.search_spaces.knowledge import Attentions, HardLabels, HiddenStates, SoftLogits
 from kdsweep.search_spaces.shape import Shape, forward_flops_per_token
+from kdsweep.search_spaces.training import Evaluate
 from kdsweep.search_spaces.trial import Digests, Trial
 from kdsweep.trainers import (
     Assets,
@@ -29,25 +33,30 @@ from kdsweep.trainers import (
     Settings,
     train,
 )
-from kdsweep.trainers.batches import collate
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 HARD = HardLabels(kind="hard_labels")
 SOFT = SoftLogits(kind="soft_logits", temperature=2.0)
 HIDDEN = HiddenStates(kind="hidden_states", matching="uniform")
 ATTENTION = Attentions(kind="attentions", matching="last", head_map="mean")
-EVERYTHING = [HARD, SOFT, HIDDEN, ATTENTION]
+EVERYTHING = (HARD, SOFT, HIDDEN, ATTENTION)
 STEPS = 16
+LONG = SHORT.model_copy(update={"epochs": 6, "learning_rate": 1e-2, "evaluate": Evaluate(times=12)})
+"""Enough to learn the task before the last evaluation."""
+ONE_EPOCH = SHORT.model_copy(update={"epochs": 1})
+WIDE = Shape(layers=2, width=32, heads=4, feed_forward=64)
+"""Of the teacher's width."""
 
 MEASURED = ("seconds", "latency_ms", "peak_memory_mb", "resumed_from_step")
 """Columns that say how a trial ran, not what came out."""
 
 
-def assets_of(world: Any, **settings: Any) -> Assets:
+def assets_of(world: World, **settings: Any) -> Assets:
     return Assets(Settings(**settings), world.cache)
 
 
-def run(world: Any, trial: Trial, *, assets: Assets | None = None, **keywords: Any) -> list[Report]:
+def run(
+    world: World, trial: Trial, *, assets: Assets | None = None, **keywords: Any
+) -> list[Report]:
     assets = assets or assets_of(world)
     return list(train(trial, teacher=world.prepared, assets=assets, **keywords))
 
@@ -70,7 +79,7 @@ def numbers(reports: Iterable[Report]) -> dict[str, Any]:
     return {"rows": rows, "values": values, "predictions": predictions}
 
 
-def steady(values: Any) -> dict[str, Any]:
+def steady(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if not name.startswith(MEASURED)}
 
 
@@ -80,19 +89,23 @@ def finished(reports: list[Report]) -> Finished:
     return last
 
 
-@pytest.fixture(scope="module")
-def trial(world: Any) -> Trial:
-    return world.make_trial(EVERYTHING)
+def first_row(reports: list[Report]) -> Row:
+    return next(report for report in reports if isinstance(report, Row))
 
 
 @pytest.fixture(scope="module")
-def warm(world: Any) -> Assets:
+def trial(world: World) -> Trial:
+    return world.trial(*EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def warm(world: World) -> Assets:
     """Assets for which the teacher has run, so that `stop` is asked before steps alone."""
     return assets_of(world)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Any, trial: Trial, warm: Assets) -> list[Report]:
+def undisturbed(world: World, trial: Trial, warm: Assets) -> list[Report]:
     return run(world, trial, assets=warm)
 
 
@@ -123,7 +136,12 @@ def test_what_was_resolved_says_all_of_it_as_json(undisturbed: list[Report]) -> 
         "hidden_states",
         "soft_logits",
     ]
-    assert [term["pairs"] for term in values["terms"]] == [[[2, 1], [3, 2]], [], [[2, 1], [3, 2]], []]
+    assert [term["pairs"] for term in values["terms"]] == [
+        [[2, 1], [3, 2]],
+        [],
+        [[2, 1], [3, 2]],
+        [],
+    ]
     assert values["terms"][2]["projection"] == [16, 32]
     assert values["features"] == "cached as fp32"
 
@@ -158,24 +176,24 @@ def test_gradient_norms_are_measured_at_the_first_step_and_at_evaluations(
     assert all(rows[1][f"train/term/{index}/gradient_norm"] > 0 for index in range(4))
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms(world: Any) -> None:
-    weighted = [HardLabels(kind="hard_labels", weight=0.5), HIDDEN]
-    for row in run(world, world.make_trial(weighted, epochs=1))[1:-1]:
+def test_the_loss_is_the_weighted_sum_of_its_terms(world: World) -> None:
+    half = HardLabels(kind="hard_labels", weight=0.5)
+    for row in run(world, world.trial(half, HIDDEN, training=ONE_EPOCH))[1:-1]:
         assert isinstance(row, Row)
         expected = 0.5 * row.values["train/term/0/loss"] + row.values["train/term/1/loss"]
         assert row.values["train/loss"] == pytest.approx(expected)
 
 
-def test_the_students_learn(undisturbed: list[Report]) -> None:
-    rows = [row for row in undisturbed if isinstance(row, Row)]
-    first, last = rows[0].values["train/loss"], rows[-1].values["train/loss"]
-    assert last < 0.9 * first
+def test_students_learn(world: World, warm: Assets) -> None:
+    reports = run(world, world.trial(*EVERYTHING, training=LONG), assets=warm)
+    assert finished(reports).values["report/accuracy"] > 0.9
+    assert finished(reports).values["train/loss"] < 0.2 * first_row(reports).values["train/loss"]
 
 
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 import test_loop
 from kdsweep.search_spaces.trial import Trial
 from kdsweep.trainers import Assets, Settings, train
@@ -187,7 +205,7 @@ print(test_loop.json.dumps(test_loop.numbers(reports)))
 
 
 def test_another_process_gets_the_same_numbers(
-    world: Any, trial: Trial, undisturbed: list[Report], tmp_path: Path
+    world: World, trial: Trial, undisturbed: list[Report], tmp_path: Path
 ) -> None:
     # A cache of its own, so that nothing but the trial is shared.
     arguments = [str(Path(__file__).parent), str(world.prepared), str(tmp_path / "cache")]
@@ -202,10 +220,10 @@ def test_another_process_gets_the_same_numbers(
 
 
 def test_a_lane_that_trained_other_trials_before_gets_the_same_numbers(
-    world: Any, trial: Trial, undisturbed: list[Report]
+    world: World, trial: Trial, undisturbed: list[Report]
 ) -> None:
     assets = assets_of(world)
-    before = world.make_trial([HARD, SOFT], shape=Shape(layers=1, width=24, heads=3), seed=5)
+    before = world.trial(HARD, SOFT, shape=Shape(layers=1, width=24, heads=3), seed=5)
     run(world, before, assets=assets)
     torch.rand(1000)
     assert numbers(run(world, trial, assets=assets)) == numbers(undisturbed)
@@ -213,7 +231,7 @@ def test_a_lane_that_trained_other_trials_before_gets_the_same_numbers(
 
 @pytest.mark.parametrize("step", [1, 5, 6, 8, 15])
 def test_a_trial_resumed_from_a_step_gets_the_same_numbers(
-    world: Any, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path, step: int
+    world: World, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path, step: int
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     before = run(world, trial, assets=warm, checkpoints=first, stop=after(step))
@@ -225,7 +243,7 @@ def test_a_trial_resumed_from_a_step_gets_the_same_numbers(
 
 
 def test_a_trial_interrupted_at_every_step_gets_the_same_numbers(
-    world: Any, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
+    world: World, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
 ) -> None:
     folders = {"checkpoints": tmp_path, "resume_from": tmp_path}
     reports: list[Report] = []
@@ -236,7 +254,7 @@ def test_a_trial_interrupted_at_every_step_gets_the_same_numbers(
 
 
 def test_how_often_checkpoints_are_written_changes_no_number(
-    world: Any, trial: Trial, undisturbed: list[Report], tmp_path: Path
+    world: World, trial: Trial, undisturbed: list[Report], tmp_path: Path
 ) -> None:
     often = run(world, trial, assets=assets_of(world, checkpoint_seconds=0), checkpoints=tmp_path)
     assert [report.step for report in often if isinstance(report, Saving)] == list(range(1, STEPS))
@@ -244,7 +262,7 @@ def test_how_often_checkpoints_are_written_changes_no_number(
 
 
 def test_history_comes_before_the_checkpoint_that_covers_it(
-    world: Any, trial: Trial, tmp_path: Path
+    world: World, trial: Trial, tmp_path: Path
 ) -> None:
     row = 0
     assets = assets_of(world, checkpoint_seconds=0)
@@ -258,7 +276,7 @@ def test_history_comes_before_the_checkpoint_that_covers_it(
 
 
 def test_a_resumed_attempt_can_be_resumed_before_it_wrote_a_checkpoint(
-    world: Any, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
+    world: World, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
 ) -> None:
     first = run(world, trial, assets=warm, checkpoints=tmp_path / "1", stop=after(9))
     again = {"resume_from": tmp_path / "1", "checkpoints": tmp_path / "2", "stop": after(0)}
@@ -268,7 +286,7 @@ def test_a_resumed_attempt_can_be_resumed_before_it_wrote_a_checkpoint(
 
 
 def test_a_trial_stopped_at_once_has_nothing_to_resume(
-    world: Any, trial: Trial, tmp_path: Path
+    world: World, trial: Trial, tmp_path: Path
 ) -> None:
     reports = run(world, trial, checkpoints=tmp_path, stop=after(0))
     assert reports[-1] == Interrupted(0)
@@ -276,21 +294,21 @@ def test_a_trial_stopped_at_once_has_nothing_to_resume(
 
 
 def test_another_trials_checkpoint_is_refused(
-    world: Any, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
+    world: World, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
 ) -> None:
     run(world, trial, assets=warm, checkpoints=tmp_path, stop=after(2))
     with pytest.raises(CheckpointError):
-        run(world, world.make_trial(EVERYTHING, seed=1), resume_from=tmp_path)
+        run(world, world.trial(*EVERYTHING, seed=1), resume_from=tmp_path)
 
 
 def test_closing_the_generator_leaves_no_temporary_file_and_the_callers_surroundings(
-    world: Any, trial: Trial, tmp_path: Path
+    world: World, trial: Trial, tmp_path: Path
 ) -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    assets = assets_of(world, checkpoint_seconds=0, threads=threads + 1)
+    assets = assets_of(world, checkpoint_seconds=0, threads=1 if threads > 1 else 2)
     reports = train(trial, teacher=world.prepared, assets=assets, checkpoints=tmp_path)
     for report in reports:
         if report == Saving(7):
@@ -303,7 +321,7 @@ def test_closing_the_generator_leaves_no_temporary_file_and_the_callers_surround
 
 
 def test_random_numbers_drawn_between_reports_do_not_reach_the_training(
-    world: Any, trial: Trial, undisturbed: list[Report]
+    world: World, trial: Trial, undisturbed: list[Report]
 ) -> None:
     reports = []
     for report in train(trial, teacher=world.prepared, assets=assets_of(world)):
@@ -313,21 +331,22 @@ def test_random_numbers_drawn_between_reports_do_not_reach_the_training(
     assert numbers(reports) == numbers(undisturbed)
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial(world: Any) -> None:
+def test_a_loss_that_is_not_finite_ends_the_trial(world: World) -> None:
+    wild = SHORT.model_copy(update={"learning_rate": 1e30, "gradient_clipping": None})
     with pytest.raises(DivergedError, match=r"is .*n.* at step \d+; learning_rate is 1e\+30"):
-        run(world, world.make_trial([HARD, HIDDEN], learning_rate=1e30, gradient_clipping=None))
+        run(world, world.trial(HARD, HIDDEN, training=wild))
 
 
-def test_hard_labels_alone_run_no_teacher(world: Any) -> None:
+def test_hard_labels_alone_run_no_teacher(world: World) -> None:
     assets = assets_of(world)
-    reports = run(world, world.make_trial([HARD], epochs=1), assets=assets)
+    reports = run(world, world.trial(HARD, training=ONE_EPOCH), assets=assets)
     assert finished(reports).values["features"] == "none"
     assert finished(reports).values["report/teacher_agreement"] is not None
     assert not assets._teachers
 
 
 def test_the_teacher_runs_online_where_its_outputs_do_not_fit(
-    world: Any, trial: Trial, undisturbed: list[Report]
+    world: World, trial: Trial, undisturbed: list[Report]
 ) -> None:
     online = run(world, trial, assets=assets_of(world, features_gb=1e-6))
     assert finished(online).values["features"] == "online"
@@ -338,7 +357,7 @@ def test_the_teacher_runs_online_where_its_outputs_do_not_fit(
         assert mine.values["train/loss"] == pytest.approx(kept.values["train/loss"], rel=1e-3)
 
 
-def test_bf16_trains_and_is_scored_in_fp32(world: Any, trial: Trial) -> None:
+def test_bf16_trains_and_is_scored_in_fp32(world: World, trial: Trial) -> None:
     reports = run(world, trial, assets=assets_of(world, precision="bf16"))
     values = finished(reports).values
     assert values["precision"] == "bf16"
@@ -350,26 +369,29 @@ def test_bf16_trains_and_is_scored_in_fp32(world: Any, trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("source", ["fine_tuned", "pretrained"])
-def test_a_student_may_start_from_teacher_layers(world: Any, source: str) -> None:
+def test_a_student_may_start_from_teacher_layers(
+    world: World, source: Literal["fine_tuned", "pretrained"]
+) -> None:
     start = TeacherLayers(teacher_layers="uniform", from_=source)
-    shape = Shape(layers=2, width=32, heads=4, feed_forward=64)
-    trial = world.make_trial([HARD], epochs=1, shape=shape, initialisation=start)
-    random = world.make_trial([HARD], epochs=1, shape=shape)
+    trial = world.trial(HARD, training=ONE_EPOCH, shape=WIDE, initialisation=start)
+    random = world.trial(HARD, training=ONE_EPOCH, shape=WIDE)
     assert numbers(run(world, trial)) != numbers(run(world, random))
 
 
 def test_the_student_that_is_saved_is_the_one_chosen_on_select(
-    world: Any, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
-    # A rate that ruins the student late, so that best and last differ.
-    trial = world.make_trial([HARD], learning_rate=0.05, evaluate={"times": 8}, epochs=3)
+    trial = world.trial(HARD, training=LONG)
     reports = run(world, trial)
     last = finished(reports)
-    assert last.values["select/accuracy/best"] > last.values["select/accuracy"]
-    scores = [r.values["select/accuracy"] for r in reports if isinstance(r, Row) and "select/accuracy" in r.values]
-    steps = [r.step for r in reports if isinstance(r, Row) and "select/accuracy" in r.values]
+    scores = {
+        row.step: row.values["select/accuracy"]
+        for row in reports
+        if isinstance(row, Row) and "select/accuracy" in row.values
+    }
     # The first of equals.
-    assert last.values["select/accuracy/best_step"] == steps[scores.index(max(scores))]
+    best = max(scores, key=lambda step: scores[step])
+    assert last.values["select/accuracy/best_step"] == best < last.step
     last.save_student(tmp_path / "student")
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert student.config.id2label == {0: "bad", 1: "good"}
@@ -382,23 +404,23 @@ def test_the_student_that_is_saved_is_the_one_chosen_on_select(
     assert not torch.equal(expected, torch.from_numpy(last.predictions.report.last[3]))
 
 
-def test_rows_that_changed_since_the_plan_are_refused(world: Any, trial: Trial) -> None:
+def test_rows_that_changed_since_the_plan_are_refused(world: World, trial: Trial) -> None:
     with pytest.raises(DataError, match="has changed since it was planned"):
         run(world, trial, digests=Digests(task="0" * 64, teacher="0" * 64))
 
 
 def test_a_notebook_may_leave_the_teacher_to_the_trial(
-    world: Any, trial: Trial, undisturbed: list[Report]
+    world: World, trial: Trial, undisturbed: list[Report]
 ) -> None:
     reports = list(train(trial, assets=assets_of(world)))
     assert numbers(reports) == numbers(undisturbed)
 
 
 def test_two_stages_follow_each_other_and_resume_in_the_second(
-    world: Any, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
-    (first,) = world.make_trial([HIDDEN], epochs=1).stages
-    whole = world.make_trial([HARD], epochs=1)
+    (first,) = world.trial(HIDDEN, training=ONE_EPOCH).stages
+    whole = world.trial(HARD, training=ONE_EPOCH)
     trial = whole.model_copy(update={"stages": (first, *whole.stages)})
     assets = assets_of(world)
     expected = numbers(run(world, trial, assets=assets))
@@ -407,14 +429,3 @@ def test_two_stages_follow_each_other_and_resume_in_the_second(
     assert before[-1] == Interrupted(11)
     rest = run(world, trial, assets=assets, resume_from=tmp_path)
     assert numbers([*before, *rest]) == expected
-
-
-def test_padding_is_that_of_the_task(world: Any) -> None:
-    assets = assets_of(world)
-    from kdsweep.trainers.sources import TeacherSource
-
-    tokens = assets.tokens(
-        assets.task(world.task), TeacherSource("tiny", world.prepared, None), max_length=16
-    )
-    batch = collate(tokens.train, torch.arange(4), pad_token_id=tokens.pad_token_id)
-    assert set(batch.input_ids[batch.attention_mask == 0].tolist()) <= {0}

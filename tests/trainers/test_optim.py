@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+
 from kdsweep.search_spaces.training import Training
 from kdsweep.trainers.optim import (
     clip_gradients,
@@ -11,7 +13,6 @@ from kdsweep.trainers.optim import (
     learning_rate,
     make_optimiser,
 )
-from torch import nn
 
 
 def test_biases_and_layer_norms_do_not_decay(make_bert: Callable[..., nn.Module]) -> None:
@@ -71,5 +72,7 @@ def test_measuring_gradients_changes_no_gradient(make_bert: Callable[..., nn.Mod
         (losses[0] + 0.5 * losses[1]).backward()
         return [p.grad for p in model.parameters() if p.grad is not None]
 
-    for with_norms, without in zip(gradients(measures=True), gradients(measures=False), strict=True):
+    for with_norms, without in zip(
+        gradients(measures=True), gradients(measures=False), strict=True
+    ):
         assert torch.equal(with_norms, without)

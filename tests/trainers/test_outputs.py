@@ -1,10 +1,13 @@
 """A teacher's outputs: kept or asked again, they are the same to the objective."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from world import World
+
+from kdsweep.search_spaces.errors import TeacherError
 from kdsweep.trainers.assets import Assets, Tokens
 from kdsweep.trainers.batches import collate, epoch_batches, length_batches
 from kdsweep.trainers.errors import StoppedError
@@ -14,6 +17,7 @@ from kdsweep.trainers.outputs import (
     Feature,
     Kept,
     Online,
+    TeacherOutputs,
     feature_bytes,
 )
 from kdsweep.trainers.settings import Settings
@@ -24,27 +28,32 @@ ALL = Needs(logits=True, hidden_states=frozenset({0, 2, 3}), attentions=frozense
 SIZES = Sizes(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, num_labels=2)
 
 
-def assets_of(world: Any, *, features_gb: float = 1.0, hint: Needs | None = None) -> Assets:
+def assets_of(world: World, *, features_gb: float = 1.0, hint: Needs | None = None) -> Assets:
     return Assets(Settings(features_gb=features_gb), world.cache, hint=hint)
 
 
-def tokens_of(world: Any, assets: Assets) -> Tokens:
+def tokens_of(world: World, assets: Assets) -> Tokens:
     source = TeacherSource("tiny", world.prepared, None)
     return assets.tokens(assets.task(world.task), source, max_length=world.task.max_length)
 
 
-def outputs_of(world: Any, assets: Assets, needs: Needs, **settings: Any) -> Any:
+def outputs_of(
+    world: World, assets: Assets, needs: Needs, *, stop: Callable[[], bool] = never
+) -> TeacherOutputs:
     return assets.outputs(
         world.prepared,
         assets.task(world.task).digest,
         tokens_of(world, assets),
         needs=needs,
         sizes=SIZES,
-        **{"precision": "fp32", "stop": never, **settings},
+        precision="fp32",
+        stop=stop,
     )
 
 
-def read(outputs: Any, tokens: Tokens, rows: torch.Tensor) -> tuple[Features, torch.Tensor]:
+def read(
+    outputs: TeacherOutputs, tokens: Tokens, rows: torch.Tensor
+) -> tuple[Features, torch.Tensor]:
     batch = collate(tokens.train, rows, pad_token_id=tokens.pad_token_id)
     return outputs.features(batch), batch.attention_mask.bool()
 
@@ -64,10 +73,15 @@ def real(features: Features, mask: torch.Tensor) -> dict[Feature, torch.Tensor]:
 
 
 @pytest.mark.parametrize("batch_size", [7, 16])
-def test_kept_outputs_equal_the_teacher_that_runs_on_the_batch(world: Any, batch_size: int) -> None:
+def test_kept_outputs_equal_the_teacher_that_runs_on_the_batch(
+    world: World, batch_size: int
+) -> None:
     assets = assets_of(world)
     tokens = tokens_of(world, assets)
-    kept, online = outputs_of(world, assets, ALL), outputs_of(world, assets_of(world, features_gb=0), ALL)
+    kept, online = (
+        outputs_of(world, assets, ALL),
+        outputs_of(world, assets_of(world, features_gb=0), ALL),
+    )
     assert isinstance(kept, Kept)
     assert isinstance(online, Online)
     for rows in epoch_batches(tokens.train.lengths, batch_size=batch_size, seed=0, epoch=0)[:4]:
@@ -78,16 +92,21 @@ def test_kept_outputs_equal_the_teacher_that_runs_on_the_batch(world: Any, batch
             torch.testing.assert_close(tensor, theirs[feature], rtol=1e-5, atol=1e-5)
 
 
-def test_kept_outputs_equal_the_teacher_bit_for_bit_on_the_batches_of_the_pass(world: Any) -> None:
+def test_kept_outputs_equal_the_teacher_bit_for_bit_on_the_batches_of_the_pass(
+    world: World,
+) -> None:
     assets = assets_of(world)
     tokens = tokens_of(world, assets)
-    kept, online = outputs_of(world, assets, ALL), outputs_of(world, assets_of(world, features_gb=0), ALL)
+    kept, online = (
+        outputs_of(world, assets, ALL),
+        outputs_of(world, assets_of(world, features_gb=0), ALL),
+    )
     for rows in length_batches(tokens.train.lengths, BATCH_SIZE):
         ours, theirs = real(*read(kept, tokens, rows)), real(*read(online, tokens, rows))
         assert all(torch.equal(tensor, theirs[feature]) for feature, tensor in ours.items())
 
 
-def test_what_else_is_kept_in_the_same_pass_changes_no_number(world: Any) -> None:
+def test_what_else_is_kept_in_the_same_pass_changes_no_number(world: World) -> None:
     needs = Needs(hidden_states=frozenset({2}))
     alone = outputs_of(world, assets_of(world), needs)
     hinted = outputs_of(world, assets_of(world, hint=ALL), needs)
@@ -95,11 +114,14 @@ def test_what_else_is_kept_in_the_same_pass_changes_no_number(world: Any) -> Non
     outputs_of(world, after_another, Needs(logits=True, attentions=frozenset({1})))
     later = outputs_of(world, after_another, needs)
     feature = Feature("hidden_states", 2)
+    assert isinstance(alone, Kept)
+    assert isinstance(hinted, Kept)
+    assert isinstance(later, Kept)
     assert torch.equal(alone.kept[feature], hinted.kept[feature])
     assert torch.equal(alone.kept[feature], later.kept[feature])
 
 
-def test_a_hint_spares_later_trials_the_pass(world: Any) -> None:
+def test_a_hint_spares_later_trials_the_pass(world: World) -> None:
     assets = assets_of(world, hint=ALL | Needs(hidden_states=frozenset({12})))
     outputs_of(world, assets, Needs(logits=True))
 
@@ -109,7 +131,7 @@ def test_a_hint_spares_later_trials_the_pass(world: Any) -> None:
     outputs_of(world, assets, ALL, stop=no_pass)
 
 
-def test_whether_outputs_are_kept_follows_from_sizes_alone(world: Any) -> None:
+def test_whether_outputs_are_kept_follows_from_sizes_alone(world: World) -> None:
     assets = assets_of(world)
     lengths = tokens_of(world, assets).train.lengths
     size = feature_bytes(Feature("hidden_states", 1), sizes=SIZES, lengths=lengths)
@@ -120,7 +142,7 @@ def test_whether_outputs_are_kept_follows_from_sizes_alone(world: Any) -> None:
     assert not tight.keeps(needs, sizes=SIZES, lengths=lengths)
 
 
-def test_a_lane_forgets_what_it_kept_longest_ago(world: Any) -> None:
+def test_a_lane_forgets_what_it_kept_longest_ago(world: World) -> None:
     lengths = tokens_of(world, assets_of(world)).train.lengths
     size = feature_bytes(Feature("hidden_states", 1), sizes=SIZES, lengths=lengths)
     assets = assets_of(world, features_gb=1.2 * size / 1e9)
@@ -129,23 +151,22 @@ def test_a_lane_forgets_what_it_kept_longest_ago(world: Any) -> None:
     assert {feature.layer for _, feature in assets._kept} == {2, 3}
 
 
-def test_a_pass_over_train_can_be_stopped(world: Any) -> None:
+def test_a_pass_over_train_can_be_stopped(world: World) -> None:
     with pytest.raises(StoppedError):
         outputs_of(world, assets_of(world), ALL, stop=lambda: True)
 
 
-def test_no_gradient_reaches_the_teacher(world: Any) -> None:
+def test_no_gradient_reaches_the_teacher(world: World) -> None:
     assets = assets_of(world)
     tokens = tokens_of(world, assets)
     for features_gb in (0.0, 1.0):
         outputs = outputs_of(world, assets_of(world, features_gb=features_gb), ALL)
         features, _ = read(outputs, tokens, torch.arange(5))
+        assert features.logits is not None
         tensors = [features.logits, *features.hidden_states.values(), *features.attentions.values()]
         assert not any(tensor.requires_grad for tensor in tensors)
 
 
-def test_a_changed_teacher_folder_is_not_served_from_memory(world: Any, tmp_path: Path) -> None:
-    from kdsweep.search_spaces.errors import TeacherError
-
+def test_a_folder_without_a_teacher_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"teacher\.json cannot be read"):
         assets_of(world).teacher(tmp_path)
