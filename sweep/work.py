@@ -209,7 +209,10 @@ def _consume(
     with ExitStack() as stack:
         reports = stack.enter_context(closing(_reports(work, store, assets=assets, stop=stop)))
         history: HistoryWriter | None = None
+        is_saved = False
         for report in reports:
+            if is_saved:
+                failpoint("checkpoint", work.id)
             match report:
                 case Resolved():
                     writer = _open_history(work, store, attempted, report)
@@ -224,6 +227,7 @@ def _consume(
                     attempted.step = step
                     if history is not None:
                         history.flush()
+                    is_saved = True
                 case Interrupted(step=step):
                     attempted.step = step
                     attempted.interrupted = True

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 
 from .errors import CheckpointError
 
@@ -55,9 +55,9 @@ def publish(checkpoint: Checkpoint, folder: Path) -> None:
     with whole_folder(target) as partial:
         sums = {}
         for name, tensors in checkpoint.tensors.items():
-            file = partial / f"{name}.safetensors"
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-            sums[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+            content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+            (partial / f"{name}.safetensors").write_bytes(content)
+            sums[name] = hashlib.sha256(content).hexdigest()
         manifest = {
             "format": FORMAT,
             "identity": checkpoint.identity,

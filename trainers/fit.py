@@ -41,6 +41,10 @@ ROWS = 100
 """Rows of history, spread evenly over the steps, beside those of the evaluations."""
 
 
+WRITING_SHARE = 0.05
+"""Of the time, about the most that goes into checkpoints."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """What is fitted, to what, and how."""
@@ -139,16 +143,18 @@ def fit(
         torch.manual_seed(stream_seed(job.seed, "dropout"))
     evaluations = evaluation_steps(job.num_steps, job.training.evaluate.times)
     rows = evaluation_steps(job.num_steps, ROWS) | evaluations | {1}
-    started, saved = run.step, clock.elapsed()
+    started, saved, pause = run.step, clock.elapsed(), settings.checkpoint_seconds
     while run.step < job.num_steps:
         stopped = stop()
-        is_due = run.step > started and clock.elapsed() - saved >= settings.checkpoint_seconds
+        is_due = run.step > started and clock.elapsed() - saved >= pause
         if checkpoints is not None and (is_due or (stopped and run.step > started)):
             run.check_finite()
             yield Saving(job.first_step + run.step)
+            before = clock.elapsed()
             with clock("write"):
                 publish(run.checkpoint(), checkpoints)
             saved = clock.elapsed()
+            pause = _pause(settings.checkpoint_seconds, took=saved - before)
         if stopped:
             yield Interrupted(job.first_step + run.step)
             return None
@@ -164,6 +170,11 @@ def fit(
             yield Row(job.first_step + run.step, {**values, "seconds": clock.elapsed()})
     run.check_finite()
     return run.fitted(resumed_from_step=resumed.step if resumed else 0)
+
+
+def _pause(seconds: float, *, took: float) -> float:
+    """Until the next checkpoint: longer where a large student meets a slow disk."""
+    return max(seconds, min(took / WRITING_SHARE, 10 * seconds))
 
 
 class _Run:

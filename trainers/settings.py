@@ -20,7 +20,7 @@ class Settings:
     """A trial keeps its teacher's outputs over train if they are not larger, in 10**9 bytes;
     else the teacher runs on every batch. A lane holds at most twice as much from trial to trial."""
     checkpoint_seconds: float = 30.0
-    """Time between two checkpoints."""
+    """Time between two checkpoints; up to ten times as long where writing one takes long."""
 
     def resolve(self, precision: Literal["auto", "fp32", "bf16"]) -> Precision:
         """The precision of a trial that asks for `precision`."""

@@ -66,15 +66,14 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
     teacher = str(results.load(undisturbed).teachers["teacher_id"].iloc[0])
     store = tmp_path / "killed"
     for number, point in enumerate(
-        [f"row=kill:{teacher}", f"row=kill:{first}", f"commit=kill:{second}"]
+        [f"checkpoint=kill:{teacher}", f"checkpoint=kill:{first}", f"commit=kill:{second}"]
     ):
         verb = ("resume", store) if number else ("launch", grid, "--store", store)
         said = kdsweep(*verb, *SERIAL, KDSWEEP_FAILPOINT=f"{point}:{tmp_path / str(number)}")
         assert said.returncode == KILLED, said.stderr
         done = metrics(store).query("status == 'completed'")
-        pd.testing.assert_frame_equal(
-            done, metrics(undisturbed).loc[done.index], check_exact=True, check_like=True
-        )
+        kept = metrics(undisturbed).loc[done.index, done.columns]
+        pd.testing.assert_frame_equal(done, kept, check_exact=True)
     assert kdsweep("resume", store, *SERIAL).returncode == 0
     pd.testing.assert_frame_equal(metrics(store), metrics(undisturbed), check_exact=True)
     trials = results.load(store).trials.set_index("trial_id")
@@ -93,31 +92,29 @@ def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
         "knowledge": ["hard_labels"],
         "shape": [{"layers": 1, "width": 16, "heads": 2}],
         "training.learning_rate": [3e-3, 1e30],
-        "seed": [0, 1, 2, 3],
+        "seed": [0, 1, 2],
     }
     grid = write_grid(
         axes=axes,
-        retries={"error": 1, "signal": 0, "timeout": 0, "nan": 0},
-        resources={"memory_gb": 0.5, "timeout_minutes": 0.4},
+        retries={"error": 1, "signal": 0},
     )
-    raises, hangs, dies, fine, *diverge = ids(kdsweep, grid)
-    points = f"row=raise:{raises} row=hang:{hangs} row=kill:{dies}"
+    raises, dies, fine, diverges, *_ = ids(kdsweep, grid)
+    points = f"row=raise:{raises} row=kill:{dies}"
     said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=points)
     assert said.returncode == 3, said.stderr
     trials = results.load(tmp_path / "runs" / "tiny").trials.set_index("trial_id")
     assert trials.loc[fine, "status"] == "completed"
     classes = trials["failure_class"].to_dict()
     assert classes[raises] == "error"
-    assert classes[hangs] == "timeout"
     assert classes[dies] == "signal"
-    assert {classes[id] for id in diverge} == {"nan"}
+    assert classes[diverges] == "nan"
     assert f"failpoint row of {raises}" in trials.loc[raises, "error"]
     assert "SIGKILL" in trials.loc[dies, "error"]
-    assert "learning_rate" in trials.loc[diverge[0], "error"]
+    assert "learning_rate" in trials.loc[diverges, "error"]
     assert trials.loc[raises, "attempts"] == 2
-    assert trials.loc[diverge[0], "attempts"] == 1
+    assert trials.loc[diverges, "attempts"] == 1
     # Without the faults the sweep can still be finished, but for what diverges.
-    said = kdsweep("resume", tmp_path / "runs" / "tiny", "--trial", raises, "--trial", hangs)
+    said = kdsweep("resume", tmp_path / "runs" / "tiny", "--trial", raises)
     assert said.returncode == 0, said.stderr
     said = kdsweep("results", tmp_path / "runs" / "tiny", "failures", "--json")
     assert {row["failure_class"] for row in json.loads(said.stdout)["rows"]} == {"nan", "signal"}
@@ -128,12 +125,13 @@ def test_a_lane_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkp
 ) -> None:
     grid = write_grid()
     first, *_ = ids(kdsweep, grid)
-    point = f"row=kill:{first}:{tmp_path / 'once'}"
+    point = f"checkpoint=kill:{first}:{tmp_path / 'once'}"
     said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=point)
     assert said.returncode == 0, said.stderr
     trials = results.load(tmp_path / "runs" / "tiny").trials.set_index("trial_id")
     assert set(trials["status"]) == {"completed"}
     assert trials.loc[first, "attempts"] == 2
+    assert trials.loc[first, "resumed_from_step"] > 0
 
 
 def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -168,7 +166,7 @@ def test_a_launch_killed_under_ray_leaves_no_process_and_its_trials_go_on(
     write_grid: WriteGrid, kdsweep: Kdsweep, start: Start, tmp_path: Path
 ) -> None:
     grid = write_grid(
-        training={"epochs": 40, "learning_rate": 1e-3, "batch_size": 16, "evaluate": {"times": 40}}
+        training={"epochs": 12, "learning_rate": 1e-3, "batch_size": 16, "evaluate": {"times": 4}}
     )
     store = tmp_path / "runs" / "tiny"
     launch = start("launch", grid)
