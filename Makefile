@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -26,7 +26,6 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/store.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

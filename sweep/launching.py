@@ -13,6 +13,7 @@ from ..results.store import Store
 from ..search_spaces import expand, load_grid, read_grid
 from ..search_spaces.errors import DataError, InputError, Problem, TeacherError
 from ..search_spaces.grid import Grid
+from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
@@ -199,7 +200,7 @@ def _run(
         problem
         for row in planned.values()
         if row.what == "teacher" and row.id in done
-        if (problem := floor_problem(row, _values(attempts, str(row.id))))
+        if (problem := below_floor(config_of(row).teacher, _values(attempts, str(row.id))))
     ]
     if refused:
         raise TeacherError(refused)
@@ -224,7 +225,7 @@ def _run(
     def settle(work: Work, outcome: Outcome) -> None:
         problem = None
         if work.what == "teacher" and outcome.status == "completed":
-            problem = floor_problem(planned[work.id], outcome.values)
+            problem = below_floor(config_of(planned[work.id]).teacher, outcome.values)
         if problem is not None:
             refused.append(problem)
         agenda.settle(work.id, outcome, is_usable=problem is None)
@@ -241,21 +242,6 @@ def _run(
         except KeyboardInterrupt:
             progress.tell("ended at once; running trials go on from their last checkpoint")
     return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
-
-
-def floor_problem(row: PlanRow, values: Mapping[str, object]) -> Problem | None:
-    """Why no trial may build on a teacher, from its metrics; None when it knows enough."""
-    from ..trainers.teacher import below_floor
-
-    teacher = config_of(row).teacher
-    if teacher.floor is None or (why := below_floor(values, teacher.floor)) is None:
-        return None
-    return Problem(
-        "teacher",
-        f"{teacher.model}: {why}",
-        "Fine-tune it longer or on more rows (`teacher.fine_tune`), take another teacher, or lower "
-        "`teacher.floor`. No trial of this teacher was started.",
-    )
 
 
 def _ended(

@@ -51,9 +51,9 @@ def make_world(folder: Path) -> World:
     """Write the files, and prepare the teacher."""
     from kdsweep.trainers import Assets, Settings, prepare_teacher
 
-    _write_model(folder / "model")
-    _write_rows(folder / "train.csv", num_rows=150, seed=1)
-    _write_rows(folder / "report.csv", num_rows=40, seed=2)
+    write_model(folder / "model")
+    write_rows(folder / "train.csv", num_rows=150, seed=1)
+    write_rows(folder / "report.csv", num_rows=40, seed=2)
     world = World(
         task=Task(
             files=Files(train=str(folder / "train.csv"), report=str(folder / "report.csv")),
@@ -75,7 +75,7 @@ def make_world(folder: Path) -> World:
     return world
 
 
-def _write_model(folder: Path) -> None:
+def write_model(folder: Path) -> None:
     """A pre-trained BERT of three layers, width 32, without a head."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -104,7 +104,7 @@ def _write_model(folder: Path) -> None:
         BertModel(config).save_pretrained(folder)
 
 
-def _write_rows(file: Path, *, num_rows: int, seed: int) -> None:
+def write_rows(file: Path, *, num_rows: int, seed: int) -> None:
     """Texts whose class is told by which half of the vocabulary most of their words are from."""
     draw = random.Random(seed)
     lines = ["text,label"]

