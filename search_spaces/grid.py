@@ -60,14 +60,8 @@ class Retries(Spec):
     """The worker or its host went away."""
     out_of_memory: Tries = 3
     """Memory of the GPU or the host."""
-    stalled: Tries = 1
-    """No progress for long."""
-    preempted: Tries = 10
-    """The cluster took the host back."""
     environment: Tries = 0
     """Files, packages or disk space; a person has to mend it."""
-    cancelled: Tries = 0
-    """Stopped on demand."""
 
     def allowed(self, failure_class: str) -> int:
         """How many retries a failure of this class has; an unknown class counts as `error`."""

@@ -3,7 +3,7 @@
 import heapq
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .work import Outcome
@@ -26,6 +26,7 @@ class Agenda:
         *,
         allowed: Callable[[str], int],
         failures: Mapping[str, Counter[str]],
+        unusable: Collection[str] = (),
     ) -> None:
         """Make an agenda of all that is planned and not completed.
 
@@ -34,6 +35,7 @@ class Agenda:
                 listed counts as completed.
             allowed: How many failures of a class are tried again.
             failures: Failures so far that count against those retries, by item and class.
+            unusable: Items that are completed, and nothing may build on.
         """
         self._lock = threading.RLock()
         self._allowed = allowed
@@ -54,7 +56,7 @@ class Agenda:
         self.failed: list[str] = []
         self.interrupted: list[str] = []
         for id, awaited in self._awaits.items():
-            if self._is_used_up(id):
+            if id in unusable or self._is_used_up(id):
                 self.failed.append(id)
             elif not awaited:
                 self._offer(id)
@@ -90,6 +92,8 @@ class Agenda:
                         self.failed.append(id)
                     else:
                         self._offer(id)
+                case "interrupted" if not self._draining:
+                    self._offer(id)
                 case "interrupted":
                     self.interrupted.append(id)
                 case "overtaken":
@@ -114,10 +118,15 @@ class Agenda:
 
     @property
     def blocked(self) -> list[str]:
-        """Items that wait for something that failed."""
+        """Items that wait for something that failed, or for what waits for that."""
         with self._lock:
-            failed = set(self.failed)
-            return [id for id, awaited in self._awaits.items() if awaited & failed]
+            found: list[str] = []
+            reached = list(self.failed)
+            while reached:
+                waiting = [id for id in self._dependents[reached.pop()] if id not in found]
+                found += waiting
+                reached += waiting
+            return found
 
     def __len__(self) -> int:
         return len(self._ids)

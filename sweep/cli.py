@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Data on standard output, everything else on stderr."""
 
-import errno
 import json
 import sys
 from enum import StrEnum
@@ -11,11 +10,13 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from ..results.schema import NewerStoreError
 from ..search_spaces import load_grid
-from ..search_spaces.errors import InputError
+from ..search_spaces.errors import InputError, Problem
 from .errors import SweepLockedError, WouldDeactivateError
 
 if TYPE_CHECKING:
+    from .executors import Choice
     from .launching import Ended
 
 app = typer.Typer(
@@ -118,7 +119,6 @@ def launch(
     # A wrong grid is refused before anything heavy is imported.
     load_grid(grid)
     from . import launching
-    from .executors import Choice
 
     def agree(question: WouldDeactivateError) -> bool:
         if yes:
@@ -128,7 +128,7 @@ def launch(
     ended = launching.launch(
         grid,
         store=store,
-        executor=Choice(executor.value, address=address, max_concurrent=max_concurrent),
+        executor=_choose(executor, address, max_concurrent),
         console=stderr(),
         agree=agree,
         quiet=quiet,
@@ -152,11 +152,10 @@ def resume(
 ) -> None:
     """Run what a sweep lacks; failed trials get their retries anew."""
     from . import launching
-    from .executors import Choice
 
     ended = launching.resume(
         folder,
-        executor=Choice(executor.value, address=address, max_concurrent=max_concurrent),
+        executor=_choose(executor, address, max_concurrent),
         console=stderr(),
         failed_only=failed_only,
         trials=trial or (),
@@ -273,10 +272,12 @@ def main() -> NoReturn:
         _complain(f"{error}\n    Agree with `--yes`, or launch into another folder.", INVALID)
     except SweepLockedError as error:
         _complain(str(error), LOCKED)
+    except NewerStoreError as error:
+        _complain(str(error), INVALID)
+    except FileNotFoundError as error:
+        _complain(f"{error}\n    Check the name.", INVALID)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        _complain(f"{error}\n    Free space or permissions, then `kdsweep resume`.", UNWRITABLE)
+        _complain(f"{error}\n    Mend space or permissions, then `kdsweep resume`.", UNWRITABLE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(code or OK)
@@ -291,10 +292,20 @@ def _finish(ended: "Ended") -> NoReturn:
     match ended.asked:
         case "SIGINT":
             raise typer.Exit(INTERRUPTED)
-        case "SIGTERM" | "stop" | "overtaken":
+        case "SIGTERM" | "stop" | "overtaken" | "cluster lost":
             raise typer.Exit(STOPPED)
         case None:
-            raise typer.Exit(FAILED if ended.failed else OK)
+            raise typer.Exit(FAILED if ended.failed else STOPPED if ended.left else OK)
+
+
+def _choose(name: ExecutorName, address: str, max_concurrent: int | None) -> "Choice":
+    from .executors import Choice
+
+    if name is ExecutorName.SERIAL and (address != "local" or max_concurrent is not None):
+        what = "`--executor serial` runs one trial after another in this process"
+        mend = "Leave out `--address` and `--max-concurrent`, or leave out `--executor serial`."
+        raise InputError([Problem("--executor", what, mend)])
+    return Choice(name.value, address=address, max_concurrent=max_concurrent)
 
 
 def _complain(message: str, code: int) -> NoReturn:

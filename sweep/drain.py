@@ -13,10 +13,10 @@ from .agenda import Agenda
 from .errors import StaleEpochError
 from .lock import Lock, drain_request
 
-GRACE_SECONDS = 7.0
+GRACE_SECONDS = 6.0
 """Time for lanes to checkpoint before the launch ends at once."""
 
-Asked = Literal["SIGINT", "SIGTERM", "stop", "overtaken"]
+Asked = Literal["SIGINT", "SIGTERM", "stop", "overtaken", "cluster lost"]
 
 
 class Drain:
@@ -51,16 +51,26 @@ class Drain:
             self._since = float("inf")
             os.kill(os.getpid(), signal.SIGINT)
 
+    def lose(self) -> None:
+        """End at once: nobody is left to checkpoint anything."""
+        if self.asked is None:
+            self.ask("cluster lost")
+            self._since = float("-inf")
+
 
 @contextmanager
-def signals(drain: Drain) -> Iterator[None]:
-    """The first SIGINT or SIGTERM drains, the second raises KeyboardInterrupt."""
+def signals(drain: Drain, agenda: Agenda) -> Iterator[None]:
+    """The first SIGINT or SIGTERM drains, the second raises KeyboardInterrupt.
+
+    While nothing runs there is nothing to drain, and the first one raises too.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
-        if drain.asked is not None:
-            raise KeyboardInterrupt
+        again = drain.asked is not None
         drain.ask("SIGINT" if number == signal.SIGINT else "SIGTERM")
+        if again or not agenda.running:
+            raise KeyboardInterrupt
 
     # Signals reach the main thread alone; launched from another one, the caller decides.
     if threading.current_thread() is not threading.main_thread():

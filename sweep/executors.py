@@ -29,7 +29,7 @@ class Choice:
         """The executor for trials that take these resources."""
         match self.name:
             case "serial":
-                return run_serially
+                return Serial()
             case "ray":
                 from .ray_executor import RayExecutor
 
@@ -44,14 +44,24 @@ class Executor(Protocol):
     def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> None:
         """Return once the agenda is over."""
 
+    def is_lost(self) -> bool:
+        """Whether what runs the work has gone away, so that nothing will ever be settled."""
 
-def run_serially(agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> None:
+
+class Serial:
     """One piece of work after another in this process: a failing trial is one breakpoint away.
 
     Without lanes there is neither a time limit nor isolation from signals.
     """
-    keeper = Keeper()
-    while (id := agenda.take()) is not None:
-        work = make_work(id)
-        outcome = run(work, keeper=keeper, stop=lambda: agenda.is_draining, beat=lambda _: None)
-        settle(work, outcome)
+
+    def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> None:
+        """Return once the agenda is over."""
+        keeper = Keeper()
+        while (id := agenda.take()) is not None:
+            work = make_work(id)
+            outcome = run(work, keeper=keeper, stop=lambda: agenda.is_draining, beat=lambda _: None)
+            settle(work, outcome)
+
+    def is_lost(self) -> bool:
+        """This process is there."""
+        return False

@@ -19,10 +19,10 @@ from .work import Keeper, Work, run
 
 def main() -> None:
     """Serve until standard input closes."""
-    # Ctrl-C reaches every process of the terminal; only the launch decides what it means.
+    # Ctrl-C reaches every process of the terminal; only the launch decides what it means. A SIGTERM
+    # is somebody else's (a memory killer's): it ends the lane, and the trial is tried in a new one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     asked: queue.Queue[Work] = queue.Queue()
     threading.Thread(target=_listen, args=(asked, stop), daemon=True).start()
     keeper = Keeper()

@@ -12,8 +12,6 @@ import time
 from .failures import LAST_LINES, describe_exit
 from .work import Outcome, Work, fail
 
-KILL_AFTER_SECONDS = 5.0
-
 
 class LaneProcess:
     """One lane and the work it holds. Whatever happens to the process becomes an Outcome."""

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from ..results.schema import Attempt, PlanRow
 from ..results.store import Store
 from ..search_spaces import expand, load_grid, read_grid
-from ..search_spaces.errors import DataError, InputError, Problem, TeacherError
+from ..search_spaces.errors import DataError, InputError, Problem
 from ..search_spaces.grid import Grid
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
@@ -20,12 +20,12 @@ from .drain import Asked, Drain, signals
 from .errors import WouldDeactivateError
 from .executors import Choice
 from .lock import Lock, take
-from .pinned import new_sweep, read_pinned, record_launch
+from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, plan_rows
 from .progress import Progress
 from .students import keep_best_student
 from .watch import Watch
-from .work import Outcome, Work
+from .work import Outcome, Pinned, Work, remove_checkpoints
 
 RAY = Choice()
 STDERR = Console(stderr=True, soft_wrap=True)
@@ -44,6 +44,8 @@ class Ended:
     """Trials completed in all."""
     failed: tuple[str, ...]
     blocked: int
+    left: int
+    """Pieces of work that this launch neither completed nor gave up."""
     asked: Asked | None
     refused: tuple[Problem, ...]
     """Teachers below their floor."""
@@ -80,6 +82,7 @@ def launch(
     rows = plan_rows(plan, content)
     sweep = Store(store or Path("runs") / grid.name)
     with _held(sweep, grid, grid_file.resolve().parent) as lock:
+        pinned = pinned_for(sweep, grid)
         gone = _completed(sweep.read_attempts()) & (
             {row.id for row in sweep.read_plan() if row.what == "trial"} - {row.id for row in rows}
         )
@@ -92,6 +95,7 @@ def launch(
             grid,
             rows,
             lock,
+            pinned=pinned,
             executor=executor,
             console=console,
             quiet=quiet,
@@ -129,6 +133,7 @@ def resume(
             grid,
             rows,
             lock,
+            pinned=pinned_for(sweep, grid),
             executor=executor,
             console=console,
             quiet=quiet,
@@ -151,8 +156,9 @@ def check_content(rows: Sequence[PlanRow]) -> None:
         config = config_of(row)
         now = content.digests(config.task, config.teacher)
         if now.task != config.task_digest:
-            name = config.task.name or config.task.files.train if config.task.files else "task"
-            problems.append(_changed(str(name), "the task's rows have"))
+            files = config.task.files
+            place = files.train if files is not None else str(config.task.name)
+            problems.append(_changed(place, "the task's rows have"))
         elif now.teacher != config.teacher_digest:
             problems.append(_changed(config.teacher.model, "the teacher has"))
     if problems:
@@ -170,7 +176,9 @@ def _changed(path: str, subject: str) -> Problem:
 @contextmanager
 def _held(sweep: Store, grid: Grid, base: Path) -> Iterator[Lock]:
     if not sweep.exists():
-        sweep.create(new_sweep(grid))
+        # Another first launch may have been quicker; the lock decides between the two.
+        with suppress(FileExistsError):
+            sweep.create(new_sweep(grid))
     lock = take(sweep.locks_folder)
     try:
         record_launch(sweep, epoch=lock.epoch, base=base)
@@ -185,34 +193,36 @@ def _run(
     rows: Sequence[PlanRow],
     lock: Lock,
     *,
+    pinned: Pinned,
     executor: Choice,
     console: Console,
     quiet: bool,
     fresh: bool,
     only: frozenset[str] | None,
 ) -> Ended:
-    pinned = read_pinned(sweep, grid)
     planned = {str(row.id): row for row in rows if row.what != "skipped"}
     sweep.remove_temporaries()
     attempts = sweep.read_attempts()
     done = _completed(attempts)
-    refused = [
-        problem
-        for row in planned.values()
-        if row.what == "teacher" and row.id in done
-        if (problem := below_floor(config_of(row).teacher, _values(attempts, str(row.id))))
-    ]
-    if refused:
-        raise TeacherError(refused)
-    todo = _wanted(planned, done, only)
+    scores = _scores_by_group(attempts)
+    _tidy(sweep, grid, done, scores)
+    too_weak = {
+        id: problem
+        for id, row in planned.items()
+        if row.what == "teacher" and id in done
+        if (problem := below_floor(config_of(row).teacher, _values(attempts, id)))
+    }
+    refused = list(too_weak.values())
+    todo = _wanted(planned, done - too_weak.keys(), only)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in todo],
         allowed=grid.retries.allowed,
         failures={} if fresh else _failures(attempts),
+        unusable=too_weak.keys(),
     )
     trials = {id for id, row in planned.items() if row.what == "trial"}
     if agenda.is_over:
-        return _ended(sweep, lock, agenda, trials, done, asked=None, refused=())
+        return _ended(sweep, lock, agenda, trials, done, asked=None, refused=tuple(refused))
     run = executor.make(grid.resources)
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
@@ -220,7 +230,6 @@ def _run(
         agenda, console, done_before=len(done & planned.keys()), names=names, quiet=quiet
     )
     drain = Drain(agenda, lock, progress.tell)
-    scores = _scores_by_group(attempts)
 
     def settle(work: Work, outcome: Outcome) -> None:
         problem = None
@@ -236,12 +245,24 @@ def _run(
             if grid.keep.students == "best_per_group":
                 keep_best_student(sweep, group)
 
-    with progress, Watch(agenda, lock, drain, refresh=progress.refresh), signals(drain):
+    watch = Watch(agenda, lock, drain, refresh=progress.refresh, is_lost=run.is_lost)
+    with progress, watch, signals(drain, agenda):
         try:
             run(agenda, make_work=dispatch, settle=settle)
         except KeyboardInterrupt:
             progress.tell("ended at once; running trials go on from their last checkpoint")
     return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
+
+
+def _tidy(
+    sweep: Store, grid: Grid, done: set[str], scores: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Remove what a launch that was killed after a commit left behind."""
+    for id in done:
+        remove_checkpoints(sweep, id)
+    if grid.keep.students == "best_per_group":
+        for of_group in scores.values():
+            keep_best_student(sweep, of_group)
 
 
 def _ended(
@@ -263,6 +284,7 @@ def _ended(
         completed=len(now | (trials & done)),
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
+        left=len(agenda) - len({*agenda.completed, *agenda.failed, *agenda.blocked}),
         asked=asked,
         refused=refused,
     )

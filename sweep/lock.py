@@ -99,7 +99,13 @@ class Lock:
 
     def beat(self, count: int, running: Sequence[str]) -> None:
         """Tell readers and other launches that this one lives, and which trials it runs."""
-        body = json.dumps({"count": count, "running": list(running), "pid": os.getpid()})
+        beat = {
+            "count": count,
+            "running": list(running),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        body = json.dumps(beat)
         replace(self.locks / f"{self.epoch:06d}.beat", partial(_write, body))
 
     def check(self) -> None:

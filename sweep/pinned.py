@@ -31,7 +31,6 @@ def new_sweep(grid: Grid) -> dict[str, Any]:
         "format": 1,
         "kdsweep": version("kdsweep"),
         "name": grid.name,
-        "pinned": pin(grid).model_dump(),
         "launches": [],
     }
 
@@ -51,22 +50,33 @@ def record_launch(sweep: Store, *, epoch: int, base: Path) -> None:
     sweep.write_sweep(told | {"base": str(base), "launches": [*told["launches"], launch]})
 
 
-def read_pinned(sweep: Store, grid: Grid) -> Pinned:
-    """What this sweep's attempts share.
+def pinned_for(sweep: Store, grid: Grid) -> Pinned:
+    """What this sweep's attempts share: fixed by the first launch that comes to an attempt.
 
     Raises:
-        InputError: The grid now asks for what would change the numbers of its trials.
+        InputError: Grid or host would change the numbers of trials, so they are refused.
     """
-    pinned = Pinned.model_validate(sweep.read_sweep()["pinned"])
-    asked = {"cpus": (grid.resources.cpus, pinned.threads), "gpus": (_device(grid), pinned.device)}
+    told = sweep.read_sweep()
+    if "pinned" not in told or not sweep.read_attempts():
+        here = pin(grid)
+        sweep.write_sweep(told | {"pinned": here.model_dump()})
+        return here
+    pinned = Pinned.model_validate(told["pinned"])
+    compared: dict[str, tuple[object, object, str]] = {
+        "resources.cpus": (grid.resources.cpus, pinned.threads, "threads of a trial"),
+        "resources.gpus": (_device(grid), pinned.device, "device"),
+    }
+    if pinned.precision == "bf16":
+        # Whoever was pinned to fp32 can go on anywhere, and need not import torch to know it.
+        compared["training.precision"] = (pin(grid).precision, pinned.precision, "precision")
     problems = [
         Problem(
-            f"resources.{key}",
-            f"this sweep was launched with {before}, and the grid now asks for {now}: sums would "
-            "round differently",
+            path,
+            f"this sweep is pinned to {before} ({what}), and grid and host now make it {now}: sums "
+            "would round differently",
             "Keep it as it was, or launch into another folder with `--store`.",
         )
-        for key, (now, before) in asked.items()
+        for path, (now, before, what) in compared.items()
         if now != before
     ]
     if problems:
@@ -75,10 +85,16 @@ def read_pinned(sweep: Store, grid: Grid) -> Pinned:
 
 
 def pin(grid: Grid) -> Pinned:
-    """What a first launch of this grid fixes on this host."""
+    """What a first launch of this grid fixes on this host.
+
+    Raises:
+        InputError: The grid asks for a GPU, and this host has none that torch can use.
+    """
     from ..trainers.settings import fast_precision
 
     device = _device(grid)
+    if device == "cuda":
+        _check_cuda()
     return Pinned(
         precision=fast_precision(device),
         threads=grid.resources.cpus,
@@ -88,6 +104,14 @@ def pin(grid: Grid) -> Pinned:
         device=device,
         features_gb=FEATURES_GB,
     )
+
+
+def _check_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        what = "trials ask for a GPU, and torch finds none on this host"
+        raise InputError([Problem("resources.gpus", what, "Write `gpus: 0`, or launch elsewhere.")])
 
 
 def _device(grid: Grid) -> Literal["cpu", "cuda"]:

@@ -126,6 +126,8 @@ class Progress:
             return None
         agenda = self._agenda
         waiting = len(agenda) - self._done - len(agenda.failed) - len(agenda.blocked)
+        if not waiting:
+            return None
         return waiting * (time.monotonic() - self._trials_since) / self._trials_ended
 
     def _block(self) -> Group:

@@ -166,18 +166,29 @@ class AgendaSearcher(Searcher):
         """Tune's own state is never restored from."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RayExecutor:
     """Runs an agenda on a Ray cluster: a local one of its own unless an address is given."""
 
     resources: Resources
     address: str = "local"
     max_concurrent: int | None = None
+    is_up: bool = False
+
+    def is_lost(self) -> bool:
+        """Whether no node of the cluster answers any more."""
+        if not self.is_up:
+            return False
+        try:
+            return not any(node["Alive"] for node in ray.nodes())
+        except Exception:  # noqa: BLE001  (whatever Ray raises, the cluster does not answer)
+            return self.is_up
 
     def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> None:
         """Return once the agenda is over, wave after wave."""
         with _ray(self.address), tempfile.TemporaryDirectory(prefix="kdsweep-tune-") as scratch:
             slots = _slots(self.resources, self.max_concurrent)
+            self.is_up = True
             trainable = tune.with_resources(LaneTrainable, _Request(self.resources, _most_cpus()))
             while not agenda.is_over:
                 searcher = AgendaSearcher(agenda, make_work=make_work, settle=settle)
@@ -186,6 +197,7 @@ class RayExecutor:
                     raise searcher.error
                 for work in searcher.lost():
                     settle(work, fail(work, "worker_lost", "Ray Tune lost sight of this attempt"))
+            self.is_up = False
 
 
 def _wave(
@@ -237,23 +249,26 @@ def _slots(resources: Resources, max_concurrent: int | None) -> int:
     Raises:
         InputError: One trial asks for more than the whole cluster has, so it would wait for ever.
     """
-    have = ray.cluster_resources()
     need = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_gb * 2**30}
-    names = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gb"}
-    short = [
-        Problem(
-            f"resources.{names[kind]}",
-            f"a trial asks for {getattr(resources, names[kind]):g}, the cluster has "
-            f"{have.get(kind, 0) / (2**30 if kind == 'memory' else 1):.3g}",
-            f"Lower `{names[kind]}`, or launch on a larger cluster with `--address`.",
-        )
-        for kind, amount in need.items()
-        if amount > have.get(kind, 0)
-    ]
-    if short:
-        raise InputError(short)
-    slots = min(int(have[kind] / amount) for kind, amount in need.items() if amount)
-    return max(1, min(slots, max_concurrent or slots))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = sum(
+        min(int(node.get(kind, 0) / amount) for kind, amount in need.items() if amount)
+        for node in nodes
+    )
+    if slots:
+        return min(slots, max_concurrent or slots)
+    most = {kind: max(node.get(kind, 0) for node in nodes) for kind in need}
+    raise InputError(
+        [
+            Problem(
+                "resources",
+                f"a trial asks for {resources.cpus} cpus, {resources.gpus:g} gpus and "
+                f"{resources.memory_gb:g} GB, and no node of the cluster has that; the most that "
+                f"any has is {most['CPU']:g}, {most['GPU']:g} and {most['memory'] / 2**30:.3g} GB",
+                "Ask for less, or launch on a larger cluster with `--address`.",
+            )
+        ]
+    )
 
 
 @contextlib.contextmanager

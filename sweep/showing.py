@@ -282,10 +282,10 @@ def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Table:
 def _cell(value: object) -> str:
     if value is None or value != value:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 100 and value else f"{value:,.6g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.3g}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,.0f}"
     return _short(value)
 
 

@@ -18,12 +18,19 @@ class Watch:
     """Looks after a running launch until it is left."""
 
     def __init__(
-        self, agenda: Agenda, lock: Lock, drain: Drain, *, refresh: Callable[[], None]
+        self,
+        agenda: Agenda,
+        lock: Lock,
+        drain: Drain,
+        *,
+        refresh: Callable[[], None],
+        is_lost: Callable[[], bool],
     ) -> None:
         self._agenda = agenda
         self._lock = lock
         self._drain = drain
         self._refresh = refresh
+        self._is_lost = is_lost
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_after, daemon=True)
 
@@ -41,11 +48,13 @@ class Watch:
         ticks = 0
         while not self._over.wait(TICK_SECONDS):
             ticks += 1
-            self._drain.look()
-            self._refresh()
-            if ticks % ticks_per_beat == 0:
-                try:
+            try:
+                self._drain.look()
+                self._refresh()
+                if ticks % ticks_per_beat == 0:
+                    if self._is_lost():
+                        self._drain.lose()
                     self._lock.beat(ticks // ticks_per_beat, self._agenda.running)
-                except OSError as error:
-                    # Readers then see an old beat; the trials themselves are not concerned.
-                    log.warning("the beat could not be written: %s", error)
+            except Exception:
+                # Without this thread there is no beat, and another host would take the sweep.
+                log.exception("the watch over the launch goes on")

@@ -190,8 +190,7 @@ def run(
             log.exception("%s %s failed at step %d", work.what, work.id, attempted.step)
             return fail(work, classify(error), last_lines(error), attempted=attempted)
     if status == "completed":
-        for checkpoints in work.folder.parent.glob("*/checkpoints"):
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        remove_checkpoints(store, work.id)
     return Outcome(status=status, step=attempted.step, values=attempted.values)
 
 
@@ -281,6 +280,8 @@ def _reports(
 
 
 def _keep(work: Work, store: Store, finished: "Finished") -> None:
+    # What is published below replaces files: an overtaken lane must not touch the newer launch's.
+    check_epoch(store.locks_folder, work.epoch)
     if work.keep_students:
         folder = store.student_folder(work.id)
         # An attempt that was killed before its row leaves a student that belongs to nobody.
@@ -378,6 +379,12 @@ def provenance(work: Work) -> Mapping[str, Scalar]:
         "threads": work.threads,
         "versions": json.dumps(packages),
     }
+
+
+def remove_checkpoints(store: Store, id: str) -> None:
+    """Remove what the attempts of a completed trial or teacher could have gone on from."""
+    for checkpoints in store.work_folder(id, 0, 0).parent.glob("*/checkpoints"):
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 @contextmanager

@@ -39,6 +39,10 @@ def shown(marker: str) -> str:
     )
 
 
+def test_the_grid_in_the_readme_is_the_quickstart() -> None:
+    assert f"```yaml\n{QUICKSTART.read_text()}```" in README
+
+
 @needs_demo
 def test_the_plan_in_the_readme_is_the_plan_of_the_quickstart(tmp_path: Path) -> None:
     said = kdsweep("plan", str(QUICKSTART), folder=tmp_path)

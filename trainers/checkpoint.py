@@ -84,15 +84,6 @@ def newest(folder: Path, *, identity: str) -> Checkpoint | None:
     return None
 
 
-def adopt(source: Path, folder: Path) -> None:
-    """Take over another attempt's checkpoints, so that this attempt can be resumed by itself."""
-    for path in reversed(_newest_first(source)):
-        target = folder / path.name
-        if not target.exists():
-            with whole_folder(target) as partial:
-                shutil.copytree(path, partial, dirs_exist_ok=True)
-
-
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that becomes it at the end, unless something fails."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batch, collate, epoch_batches, num_steps
-from .checkpoint import Checkpoint, adopt, newest, publish, remove_partial
+from .checkpoint import Checkpoint, newest, publish
 from .errors import DivergedError
 from .evaluate import evaluation_steps, predict, score_logits
 from .forward import forward
@@ -99,27 +99,17 @@ class Fitted:
     """Steps that an earlier attempt took; 0 where there was none."""
 
 
-def resumable(
-    identity: str, *, checkpoints: Path | None, resume_from: Path | None
-) -> Checkpoint | None:
+def resumable(identity: str, *, resume_from: Path | None) -> Checkpoint | None:
     """The checkpoint from which a training goes on.
 
     Args:
         identity: Of the training.
-        checkpoints: Where this attempt's own checkpoints will be.
-        resume_from: Where an earlier attempt's are.
+        resume_from: Where an earlier attempt's checkpoints are.
 
     Raises:
         CheckpointError: It is another training's.
     """
-    if checkpoints is not None:
-        remove_partial(checkpoints, "step-*")
-    if resume_from is None:
-        return None
-    checkpoint = newest(resume_from, identity=identity)
-    if checkpoint is not None and checkpoints is not None and checkpoints != resume_from:
-        adopt(resume_from, checkpoints)
-    return checkpoint
+    return None if resume_from is None else newest(resume_from, identity=identity)
 
 
 def fit(

@@ -183,9 +183,7 @@ def _train_student(
         student = _student(attempt, known)
         place(student, attempt.device)
         identity = trial_id(trial, known.digests)
-        resumed = resumable(
-            identity, checkpoints=attempt.checkpoints, resume_from=attempt.resume_from
-        )
+        resumed = resumable(identity, resume_from=attempt.resume_from)
         objectives = [
             build_objective(stage, student=sizes(student), teacher=known.sizes, seed=trial.seed).to(
                 attempt.device

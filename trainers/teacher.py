@@ -190,7 +190,7 @@ def _prepare(asked: _Preparation) -> Generator[Report, None, None]:
     resolved = {"class_order": list(order), **values}
     fitted: Fitted | None = None
     if asked.teacher.fine_tune is None:
-        yield Resolved({"steps": 0, **resolved})
+        yield Resolved({**resolved, "terms": [], "steps": 0, "resumed_from_step": 0})
     else:
         fitted = yield from _fine_tune(asked, known, model, clock, resolved)
         if fitted is None:
@@ -243,9 +243,7 @@ def _fine_tune(
     assert asked.teacher.fine_tune is not None
     with clock("start"):
         job = _job(asked.teacher.fine_tune, model, known, asked.settings)
-        resumed = resumable(
-            job.identity, checkpoints=asked.checkpoints, resume_from=asked.resume_from
-        )
+        resumed = resumable(job.identity, resume_from=asked.resume_from)
     yield Resolved(
         {
             **resolved,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -58,9 +59,8 @@ def write_grid(tiny: Path, tmp_path: Path) -> WriteGrid:
     """Writes the tiny grid, with whole sections replaced, beside its data."""
 
     def write(file: str = "grid.yaml", **sections: Any) -> Path:
-        for name in ("teacher", "train.csv", "report.csv"):
-            if not (tmp_path / name).exists():
-                (tmp_path / name).symlink_to(tiny / name)
+        if not (tmp_path / "teacher").exists():
+            shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
         path = tmp_path / file
         # JSON is YAML.
         path.write_text(json.dumps({**GRID, **sections}, indent=1))

@@ -114,8 +114,20 @@ def test_every_item_ends_completed_failed_or_blocked_whatever_fails(
         agenda.settle(running.pop(0), COMPLETED if next(fate) else FAILED)
     ends = [*agenda.completed, *agenda.failed]
     assert len(ends) == len(set(ends))
-    blocked_by_chain = set(map(str, range(len(items)))) - set(ends)
-    assert set(agenda.blocked) <= blocked_by_chain
-    for item in items:
-        if item.id in blocked_by_chain:
-            assert set(item.depends_on) & (set(agenda.failed) | blocked_by_chain)
+    assert set(ends) | set(agenda.blocked) == {item.id for item in items}
+    assert not set(ends) & set(agenda.blocked)
+
+
+def test_an_interruption_that_nobody_asked_for_is_taken_up_again() -> None:
+    agenda = agenda_of(Item("a"))
+    agenda.take()
+    agenda.settle("a", Outcome(status="interrupted"))
+    assert agenda.take() == "a"
+
+
+def test_what_depends_on_something_unusable_is_blocked_from_the_start() -> None:
+    items = [Item("teacher"), Item("trial", ("teacher",)), Item("other")]
+    agenda = Agenda(items, allowed=lambda _: 0, failures={}, unusable={"teacher"})
+    assert agenda.failed == ["teacher"]
+    assert agenda.blocked == ["trial"]
+    assert [agenda.take(), agenda.take()] == ["other", None]

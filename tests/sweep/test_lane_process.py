@@ -13,7 +13,7 @@ from kdsweep.search_spaces import expand, load_grid
 from kdsweep.sweep.dispatch import Dispatch
 from kdsweep.sweep.lane_process import LaneProcess
 from kdsweep.sweep.lock import take
-from kdsweep.sweep.pinned import new_sweep, read_pinned
+from kdsweep.sweep.pinned import new_sweep, pinned_for
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 from kdsweep.sweep.work import Outcome, Work
 
@@ -32,7 +32,7 @@ def work(write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     lock = take(store.locks_folder)
     planned = {str(row.id): row for row in rows}
     teacher = next(row for row in rows if row.what == "teacher")
-    dispatch = Dispatch(store, grid, planned, read_pinned(store, grid), epoch=lock.epoch)
+    dispatch = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)
     return dispatch(str(teacher.id))
 
 

@@ -108,9 +108,7 @@ def test_resume_refuses_rows_that_changed_since_the_plan(
     launched: Path, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     rows = tmp_path / "train.csv"
-    changed = rows.read_text() + "w1 w2 w3 another row,a\n"
-    rows.unlink()
-    rows.write_text(changed)
+    rows.write_text(rows.read_text() + "w1 w2 w3 another row,good\n")
     said = kdsweep("resume", launched, *SERIAL)
     assert said.returncode == 2
     assert "the task's rows have changed since the plan" in said.stderr
@@ -131,6 +129,31 @@ def test_a_teacher_below_its_floor_stops_the_sweep_with_one_message(
         assert said.returncode == 2
         assert said.stderr.count("below the floor") == 1
     assert set(results.load(tmp_path / "runs" / "tiny").trials["status"]) <= {"blocked", "pending"}
+
+
+def test_a_teacher_that_knows_the_task_already_is_only_evaluated(
+    launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    [prepared] = (launched / "teachers").iterdir()
+    grid = write_grid(teacher={"model": str(prepared)})
+    store = tmp_path / "ready"
+    said = kdsweep("launch", grid, "--store", store, *SERIAL)
+    assert said.returncode == 0, said.stderr
+    [before], [after] = (
+        results.load(each).teachers["report/accuracy"] for each in (launched, store)
+    )
+    assert after == before
+    assert set(results.load(store).trials["status"]) == {"completed"}
+
+
+def test_a_refused_launch_leaves_the_sweep_as_it_was(
+    launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep
+) -> None:
+    said = kdsweep("launch", write_grid(resources={"cpus": 2}), *SERIAL)
+    assert said.returncode == 2
+    assert "this sweep is pinned to 1" in said.stderr
+    assert [path.name for path in (launched / "grids").iterdir()] == ["0001.yaml"]
+    assert kdsweep("resume", launched, *SERIAL).returncode == 0
 
 
 def test_ray_and_serial_give_a_trial_the_same_numbers_bit_for_bit(

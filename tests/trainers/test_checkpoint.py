@@ -7,7 +7,6 @@ import torch
 
 from kdsweep.trainers.checkpoint import (
     Checkpoint,
-    adopt,
     newest,
     publish,
     remove_partial,
@@ -102,13 +101,3 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-00-000000002.abc").mkdir()
     remove_partial(tmp_path, "step-*")
     assert [path.name for path in tmp_path.iterdir()] == ["step-00-000000001"]
-
-
-def test_an_adopted_checkpoint_survives_its_first_owner(tmp_path: Path) -> None:
-    publish(checkpoint_of(1), tmp_path / "first")
-    adopt(tmp_path / "first", tmp_path / "second")
-    for file in (tmp_path / "first").rglob("*.safetensors"):
-        file.unlink()
-    found = newest(tmp_path / "second", identity="this")
-    assert found is not None
-    assert found.step == 1
