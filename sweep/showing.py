@@ -1,6 +1,7 @@
 """What the command line shows of a store: status, answers, one trial, its log."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -83,7 +84,10 @@ def print_frame(frame: "pd.DataFrame", *, form: Form, console: Console, with_ind
     flat = frame.reset_index() if with_index else frame
     match form:
         case Form.JSON:
-            rows = json.loads(flat.to_json(orient="records", double_precision=15))
+            rows = [
+                {str(name): _exact(value) for name, value in row.items()}
+                for row in flat.to_dict(orient="records")
+            ]
             _write(console, json.dumps({"schema_version": 1, "rows": rows}, indent=2))
         case Form.CSV:
             _write(console, flat.map(_guard).to_csv(index=False).rstrip("\n"))
@@ -277,6 +281,23 @@ def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Table:
         if key not in ("error", "versions"):
             table.add_row(_plain(str(key)), _plain(_cell(value)))
     return table
+
+
+def _exact(value: Any) -> str | int | float | bool | None:  # noqa: ANN401  (any cell)
+    """A cell for JSON with all of its digits; what is missing or not a number is null."""
+    match value:
+        case None | bool() | str():
+            return value
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case _ if value != value:
+            return None
+        case _ if hasattr(value, "item"):
+            return _exact(value.item())
+        case int():
+            return value
+        case _:
+            return str(value)
 
 
 def _cell(value: object) -> str:

@@ -54,6 +54,12 @@ WriteGrid = Callable[..., Path]
 Kdsweep = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens of the tiny task, made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def write_grid(tiny: Path, tmp_path: Path) -> WriteGrid:
     """Writes the tiny grid, with whole sections replaced, beside its data."""
@@ -69,16 +75,19 @@ def write_grid(tiny: Path, tmp_path: Path) -> WriteGrid:
     return write
 
 
-@pytest.fixture
-def environment(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment_with(cache: Path) -> dict[str, str]:
     """The environment of a command: a cache of its own, a checkpoint after every row."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
     return os.environ | {
         "KDSWEEP_CACHE_DIR": str(cache),
         "KDSWEEP_CHECKPOINT_SECONDS": "0",
         "NO_COLOR": "1",
-        "COLUMNS": "200",
     }
+
+
+@pytest.fixture
+def environment(cache: Path) -> dict[str, str]:
+    """See `environment_with`."""
+    return environment_with(cache)
 
 
 @pytest.fixture
@@ -92,7 +101,31 @@ def kdsweep(tmp_path: Path, environment: dict[str, str]) -> Kdsweep:
             env=environment | variables,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def completed(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny grid, its data and, in `runs/tiny`, its completed sweep."""
+    folder = tmp_path_factory.mktemp("completed")
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    (folder / "grid.yaml").write_text(json.dumps(GRID, indent=1))
+    words = ["launch", "grid.yaml", "--executor", "serial", "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "kdsweep.sweep", *words],
+        cwd=folder,
+        env=environment_with(cache),
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture
+def launched(completed: Path, tmp_path: Path) -> Path:
+    """The completed sweep, copied for a test to do with it what it likes."""
+    shutil.copytree(completed, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs" / "tiny"

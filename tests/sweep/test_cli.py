@@ -98,21 +98,6 @@ def test_the_schema_is_one_json_object(kdsweep: Kdsweep) -> None:
     assert {"name", "task", "teacher", "axes"} <= set(schema["properties"])
 
 
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("asked")
-
-
-@pytest.fixture
-def launched(write_grid: WriteGrid, kdsweep: Kdsweep, sweep: Path) -> Path:
-    """The tiny sweep, trained once for all tests of this file."""
-    store = sweep / "runs"
-    if not store.exists():
-        said = kdsweep("launch", write_grid(), "--store", store, *SERIAL)
-        assert said.returncode == 0, said.stderr
-    return store
-
-
 def test_results_on_the_command_line_are_those_of_python(launched: Path, kdsweep: Kdsweep) -> None:
     r = results.load(launched)
     pivot = json.loads(kdsweep("results", launched, "pivot", "--json").stdout)["rows"]

@@ -138,6 +138,13 @@ def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def are_gone(processes: list[psutil.Process]) -> bool:
+    """Whether none of them does anything any more; nobody may have reaped it yet."""
+    return not any(
+        each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes
+    )
+
+
 def test_a_second_launch_is_refused_and_ctrl_c_leaves_within_ten_seconds_losing_nothing(
     write_grid: WriteGrid, kdsweep: Kdsweep, start: Start, tmp_path: Path
 ) -> None:
@@ -156,7 +163,7 @@ def test_a_second_launch_is_refused_and_ctrl_c_leaves_within_ten_seconds_losing_
     assert launch.returncode == 130
     assert time.monotonic() - asked < 10
     assert "kdsweep resume" in launch.communicate()[1]
-    wait_for(lambda: not any(each.is_running() for each in family), seconds=10)
+    wait_for(lambda: are_gone(family))
     assert set(results.load(store).trials["status"]) == {"pending"}
     assert not list(store.rglob(".*"))
     assert list(store.glob("work/*/*/checkpoints/step-*"))
@@ -175,7 +182,7 @@ def test_a_launch_killed_under_ray_leaves_no_process_and_its_trials_go_on(
     assert any("kdsweep.sweep.lane" in each.cmdline() for each in family)
     os.kill(launch.pid, signal.SIGKILL)
     launch.communicate()
-    wait_for(lambda: not any(each.is_running() for each in family), seconds=20)
+    wait_for(lambda: are_gone(family))
     said = kdsweep("resume", store)
     assert said.returncode == 0, said.stderr
     trials = results.load(store).trials

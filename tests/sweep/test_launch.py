@@ -7,7 +7,6 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
-import pytest
 
 from kdsweep import results
 
@@ -28,14 +27,6 @@ def numbers(folder: Path) -> pd.DataFrame:
         or name in (*results.load(folder).axes, "status", "group_id", "seed")
     ]
     return frame[kept]
-
-
-@pytest.fixture
-def launched(write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path) -> Path:
-    """A folder with the tiny sweep, completed."""
-    said = kdsweep("launch", write_grid(), *SERIAL)
-    assert said.returncode == 0, said.stderr
-    return tmp_path / "runs" / "tiny"
 
 
 def test_a_launch_trains_what_the_plan_counts_and_ends_with_its_best_students(
@@ -107,6 +98,8 @@ def test_the_same_grid_in_another_folder_has_the_same_ids(
 def test_resume_refuses_rows_that_changed_since_the_plan(
     launched: Path, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
+    # Planned with the rows that lie here.
+    assert kdsweep("launch", tmp_path / "grid.yaml", *SERIAL).returncode == 0
     rows = tmp_path / "train.csv"
     rows.write_text(rows.read_text() + "w1 w2 w3 another row,good\n")
     said = kdsweep("resume", launched, *SERIAL)

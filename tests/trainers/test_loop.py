@@ -275,16 +275,6 @@ def test_history_comes_before_the_checkpoint_that_covers_it(
                 assert not (tmp_path / f"step-00-{step:09}").exists()
 
 
-def test_a_resumed_attempt_can_be_resumed_before_it_wrote_a_checkpoint(
-    world: World, trial: Trial, undisturbed: list[Report], warm: Assets, tmp_path: Path
-) -> None:
-    first = run(world, trial, assets=warm, checkpoints=tmp_path / "1", stop=after(9))
-    again = {"resume_from": tmp_path / "1", "checkpoints": tmp_path / "2", "stop": after(0)}
-    assert run(world, trial, **again)[-1] == first[-1] == Interrupted(9)
-    last = run(world, trial, resume_from=tmp_path / "2", checkpoints=tmp_path / "3")
-    assert numbers([*first, *last]) == numbers(undisturbed)
-
-
 def test_a_trial_stopped_at_once_has_nothing_to_resume(
     world: World, trial: Trial, tmp_path: Path
 ) -> None:
