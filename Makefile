@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
