@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from .rows import ATTEMPTS, PLAN, check_columns
-from .schema import SCHEMA_VERSION, AttemptKey, Damaged, NewerStoreError
+from .schema import SCHEMA_VERSION, AttemptKey, Damaged, DamagedSweepError, NewerStoreError
 from .source import LocalSource, Source
 from .tables import concatenate, read_parts, stamp
 
@@ -26,10 +26,6 @@ _SILENT_SECONDS = 600.0
 
 class StoreNotFoundError(FileNotFoundError):
     """There is no store at this place."""
-
-
-class DamagedSweepError(ValueError):
-    """`sweep.json` is not what a launch writes."""
 
 
 @dataclass(frozen=True)

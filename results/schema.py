@@ -29,6 +29,10 @@ class NewerStoreError(Exception):
         )
 
 
+class DamagedSweepError(ValueError):
+    """`sweep.json` is not what a launch writes."""
+
+
 class Damaged(NamedTuple):
     """A file that could not be read and was left out."""
 

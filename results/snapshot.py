@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .outcome import Outcome, Try, outcomes
-from .reader import DamagedSweepError, read_attempts, read_plans, read_running, read_sweep
-from .schema import AttemptKey, Damaged
+from .reader import read_attempts, read_plans, read_running, read_sweep
+from .schema import AttemptKey, Damaged, DamagedSweepError
 from .source import Source
 
 

@@ -1,16 +1,18 @@
 """The command line: parse, call, print. Data on standard output, everything else on stderr."""
 
 import json
+import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from ..results.schema import NewerStoreError
+from ..results.schema import DamagedSweepError, NewerStoreError
 from ..search_spaces import load_grid
 from ..search_spaces.errors import InputError, Problem
 from .errors import SweepLockedError, WouldDeactivateError
@@ -263,6 +265,20 @@ def init(
 def main() -> NoReturn:
     """Run the command line and end with one of the documented exit codes."""
     try:
+        _run()
+    except SystemExit as ending:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        if "ray" in sys.modules:
+            # Ray's threads may crash an interpreter that is torn down around them, and then the
+            # exit code would be that of the crash. All that was ours to close is closed.
+            os._exit(cast("int", ending.code))
+        raise
+
+
+def _run() -> NoReturn:
+    try:
         code = app(standalone_mode=False)
     except TyperException as error:
         _complain(f"{error.format_message()}\n    `kdsweep --help` lists what there is.", INVALID)
@@ -274,6 +290,9 @@ def main() -> NoReturn:
         _complain(str(error), LOCKED)
     except NewerStoreError as error:
         _complain(str(error), INVALID)
+    except DamagedSweepError as error:
+        mend = "Results can still be read. To train on, restore it, or launch into another folder."
+        _complain(f"{error}\n    {mend}", INVALID)
     except FileNotFoundError as error:
         _complain(f"{error}\n    Check the name.", INVALID)
     except OSError as error:

@@ -81,13 +81,14 @@ def launch(
     plan = expand(grid, ContentFacts(content))
     rows = plan_rows(plan, content)
     sweep = Store(store or Path("runs") / grid.name)
-    with _held(sweep, grid, grid_file.resolve().parent) as lock:
+    with _held(sweep, grid) as lock:
         pinned = pinned_for(sweep, grid)
         gone = _completed(sweep.read_attempts()) & (
             {row.id for row in sweep.read_plan() if row.what == "trial"} - {row.id for row in rows}
         )
         if gone and not agree(question := WouldDeactivateError(len(gone))):
             raise question
+        record_launch(sweep, pinned, epoch=lock.epoch, base=grid_file.resolve().parent)
         sweep.add_grid(text)
         sweep.write_plan(rows, epoch=lock.epoch)
         return _run(
@@ -127,13 +128,15 @@ def resume(
     rows = sweep.read_plan()
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
     check_content(rows)
-    with _held(sweep, grid, Path(told["base"])) as lock:
+    with _held(sweep, grid) as lock:
+        pinned = pinned_for(sweep, grid)
+        record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]))
         return _run(
             sweep,
             grid,
             rows,
             lock,
-            pinned=pinned_for(sweep, grid),
+            pinned=pinned,
             executor=executor,
             console=console,
             quiet=quiet,
@@ -174,14 +177,13 @@ def _changed(path: str, subject: str) -> Problem:
 
 
 @contextmanager
-def _held(sweep: Store, grid: Grid, base: Path) -> Iterator[Lock]:
+def _held(sweep: Store, grid: Grid) -> Iterator[Lock]:
     if not sweep.exists():
         # Another first launch may have been quicker; the lock decides between the two.
         with suppress(FileExistsError):
             sweep.create(new_sweep(grid))
     lock = take(sweep.locks_folder)
     try:
-        record_launch(sweep, epoch=lock.epoch, base=base)
         yield lock
     finally:
         lock.release()

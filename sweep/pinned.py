@@ -35,8 +35,8 @@ def new_sweep(grid: Grid) -> dict[str, Any]:
     }
 
 
-def record_launch(sweep: Store, *, epoch: int, base: Path) -> None:
-    """Add this launch's provenance to `sweep.json`."""
+def record_launch(sweep: Store, pinned: Pinned, *, epoch: int, base: Path) -> None:
+    """Write what is pinned and this launch's provenance to `sweep.json`."""
     told = sweep.read_sweep()
     launch = {
         "epoch": epoch,
@@ -47,7 +47,14 @@ def record_launch(sweep: Store, *, epoch: int, base: Path) -> None:
         "packages": {name: version(name) for name in PACKAGES},
         "command": sys.argv[1:],
     }
-    sweep.write_sweep(told | {"base": str(base), "launches": [*told["launches"], launch]})
+    sweep.write_sweep(
+        told
+        | {
+            "pinned": pinned.model_dump(),
+            "base": str(base),
+            "launches": [*told["launches"], launch],
+        }
+    )
 
 
 def pinned_for(sweep: Store, grid: Grid) -> Pinned:
@@ -58,9 +65,7 @@ def pinned_for(sweep: Store, grid: Grid) -> Pinned:
     """
     told = sweep.read_sweep()
     if "pinned" not in told or not sweep.read_attempts():
-        here = pin(grid)
-        sweep.write_sweep(told | {"pinned": here.model_dump()})
-        return here
+        return pin(grid)
     pinned = Pinned.model_validate(told["pinned"])
     compared: dict[str, tuple[object, object, str]] = {
         "resources.cpus": (grid.resources.cpus, pinned.threads, "threads of a trial"),

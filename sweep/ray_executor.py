@@ -284,10 +284,11 @@ def _ray(address: str) -> Iterator[None]:
             "num_cpus": psutil.cpu_count(),
             "object_store_memory": 128 * 2**20,
         }
-    # Without an explicit address Ray joins any cluster it finds on this machine, even a dead one.
-    ray.init(address=address, **options)
-    _make_private(Path.home() / ".ray" / "auth_token")
     try:
+        # Without an explicit address Ray joins any cluster it finds on this machine, even a dead
+        # one.
+        ray.init(address=address, **options)
+        _make_private(Path.home() / ".ray" / "auth_token")
         yield
     finally:
         ray.shutdown()

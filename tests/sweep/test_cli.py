@@ -1,6 +1,7 @@
 """The command line: what it refuses, what it prints, and how it ends."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,6 +137,18 @@ def test_status_counts_what_the_store_holds(launched: Path, kdsweep: Kdsweep) ->
     assert told["counts"]["completed"] == 4
     assert told["running"] == []
     assert "completed" in kdsweep("status", launched).stdout
+
+
+def test_a_damaged_sweep_is_refused_for_training_and_still_read(
+    launched: Path, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(launched, tmp_path / "damaged"))
+    (folder / "sweep.json").write_text("{")
+    resumed = kdsweep("resume", folder, *SERIAL)
+    assert resumed.returncode == 2
+    assert "sweep.json is damaged" in resumed.stderr
+    assert "Traceback" not in resumed.stderr
+    assert len(json.loads(kdsweep("results", folder, "--json").stdout)["rows"]) == 5
 
 
 def test_show_prints_resolved_terms_pairs_and_projections(launched: Path, kdsweep: Kdsweep) -> None:

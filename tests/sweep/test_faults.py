@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from kdsweep import results
+from kdsweep.search_spaces import expand, load_grid
+from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
@@ -52,8 +54,11 @@ def wait_for(condition: Callable[[], bool], *, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
-def ids(kdsweep: Kdsweep, grid: Path) -> list[str]:
-    return json.loads(kdsweep("plan", grid, "--json").stdout)["ids"]
+def ids(grid: Path) -> list[str]:
+    """Ids of the trials in the order of the plan."""
+    content = Content()
+    rows = plan_rows(expand(load_grid(grid), ContentFacts(content)), content)
+    return [str(row.id) for row in rows if row.what == "trial"]
 
 
 def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_undisturbed(
@@ -62,7 +67,7 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
     grid = write_grid()
     undisturbed = tmp_path / "undisturbed"
     assert kdsweep("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
-    first, second, *_ = ids(kdsweep, grid)
+    first, second, *_ = ids(grid)
     teacher = str(results.load(undisturbed).teachers["teacher_id"].iloc[0])
     store = tmp_path / "killed"
     for number, point in enumerate(
@@ -98,7 +103,7 @@ def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
         axes=axes,
         retries={"error": 1, "signal": 0},
     )
-    raises, dies, fine, diverges, *_ = ids(kdsweep, grid)
+    raises, dies, fine, diverges, *_ = ids(grid)
     points = f"row=raise:{raises} row=kill:{dies}"
     said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=points)
     assert said.returncode == 3, said.stderr
@@ -124,7 +129,7 @@ def test_a_lane_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkp
     write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     grid = write_grid()
-    first, *_ = ids(kdsweep, grid)
+    first, *_ = ids(grid)
     point = f"checkpoint=kill:{first}:{tmp_path / 'once'}"
     said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=point)
     assert said.returncode == 0, said.stderr
@@ -188,7 +193,7 @@ def test_a_launch_killed_under_ray_leaves_no_process_and_its_trials_go_on(
     family = children(launch)
     assert any("kdsweep.sweep.lane" in each.cmdline() for each in family)
     os.kill(launch.pid, signal.SIGKILL)
-    launch.communicate()
+    launch.wait()
     wait_for(lambda: are_gone(family))
     said = kdsweep("resume", store)
     assert said.returncode == 0, said.stderr
