@@ -29,6 +29,12 @@ def numbers(folder: Path) -> pd.DataFrame:
     return frame[kept]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of a sweep but its locks."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "locks"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
 def test_a_launch_trains_what_the_plan_counts_and_ends_with_its_best_students(
     write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
@@ -70,10 +76,11 @@ def test_a_grid_that_drops_completed_trials_asks_first(
 ) -> None:
     axes = {"knowledge": ["hard_labels"], "shape": [{"layers": 1, "width": 16, "heads": 2}]}
     smaller = write_grid(axes=axes)
+    before = contents(launched)
     said = kdsweep("launch", smaller, *SERIAL)
     assert said.returncode == 2
     assert "no longer names 3 completed trials" in said.stderr
-    assert len(results.load(launched).trials) == 4
+    assert contents(launched) == before
     assert kdsweep("launch", smaller, *SERIAL, "--yes").returncode == 0
     assert len(results.load(launched).trials) == 1
     assert len(results.load(launched, include_inactive=True).trials) == 4
@@ -124,6 +131,28 @@ def test_a_teacher_below_its_floor_stops_the_sweep_with_one_message(
     assert set(results.load(tmp_path / "runs" / "tiny").trials["status"]) <= {"blocked", "pending"}
 
 
+def test_a_weak_teacher_stops_its_own_trials_and_not_those_of_another(
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    teacher = {
+        "model": "./teacher",
+        "fine_tune": {"epochs": 4, "learning_rate": 5e-3, "batch_size": 16},
+        "floor": {"accuracy": 0.9},
+    }
+    axes = {
+        "knowledge": ["soft_logits"],
+        "shape": [{"layers": 1, "width": 16, "heads": 2}],
+        "teacher.fine_tune.learning_rate": [5e-3, 1e-9],
+    }
+    said = kdsweep("launch", write_grid(teacher=teacher, axes=axes), *SERIAL)
+    assert said.returncode == 2
+    assert said.stderr.count("below the floor") == 1
+    trials = results.load(tmp_path / "runs" / "tiny").trials
+    status = trials.set_index("teacher.fine_tune.learning_rate")["status"]
+    assert status[5e-3] == "completed"
+    assert status[1e-9] in {"blocked", "pending"}
+
+
 def test_a_teacher_that_knows_the_task_already_is_only_evaluated(
     launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
@@ -142,10 +171,11 @@ def test_a_teacher_that_knows_the_task_already_is_only_evaluated(
 def test_a_refused_launch_leaves_the_sweep_as_it_was(
     launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep
 ) -> None:
+    before = contents(launched)
     said = kdsweep("launch", write_grid(resources={"cpus": 2}), *SERIAL)
     assert said.returncode == 2
     assert "this sweep is pinned to 1" in said.stderr
-    assert [path.name for path in (launched / "grids").iterdir()] == ["0001.yaml"]
+    assert contents(launched) == before
     assert kdsweep("resume", launched, *SERIAL).returncode == 0
 
 
