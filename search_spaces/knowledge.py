@@ -1,11 +1,22 @@
-"""What is transferred: one class a kind. A term is a kind with its weight, label and matching."""
+"""What is transferred: one class a kind. A term is a kind with its weight, label and matching.
 
-from typing import Annotated, Literal
+Notation of the docstrings: S and T stand for student and teacher, z for logits, p for their
+softmax, h for hidden states; L_S and L_T are the depths.
+"""
 
-from pydantic import Field
+from collections.abc import Iterator
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field
 
 from .matching import Matching
-from .spec import Label, Positive, Spec, Weight
+from .spec import Count, Label, NonNegative, Positive, ProperShare, Share, Spec, Weight
+
+Projection = Literal["none", "linear", "linear_norm", "mlp", "orthogonal"]
+"""A learned map from the student's width to the teacher's; never part of the exported student."""
+
+SampleFeature = Literal["cls", "mean", "logits"]
+"""What stands for a row: its first token, the mean of its tokens, or its logits."""
 
 
 class _Term(Spec):
@@ -15,69 +26,420 @@ class _Term(Spec):
     """Multiplies the term in the objective; 0 removes the term."""
 
 
+class LayerTerm(_Term):
+    """A term that compares layers and therefore needs a matching."""
+
+    matching: Matching | None = None
+    """Which layers are compared; what the axis `matching` fills."""
+    reduce_layers: Literal["mean", "sum"] = "mean"
+    """Over matched pairs. A mean keeps depth from changing the term's weight; published recipes
+    often sum."""
+
+
+# Response: what the models answer
+
+
 class HardLabels(_Term):
-    """Cross-entropy of the student's logits with the task's own labels."""
+    """Cross-entropy of the student's logits with the task's own labels.
+
+    Formula: -log p_S[y], mean over rows, in nats; with `label_smoothing` s the target is
+    (1 - s) * onehot(y) + s / C.
+    Needs: no teacher.
+    Paper: label smoothing is Szegedy et al., 2016, arXiv:1512.00567.
+    """
 
     kind: Literal["hard_labels"]
+    label_smoothing: Share = 0.0
+    """Share of the target that is spread evenly over all classes."""
+
+
+class Jsd(Spec):
+    """Generalised Jensen-Shannon divergence."""
+
+    jsd: ProperShare
+    """beta: the teacher's share in the mixture and the weight of its divergence."""
+
+
+class AnnealedMse(Spec):
+    """Squared distance to the teacher's logits, which grow to their full size in steps."""
+
+    annealed_mse: Count
+    """T_max: number of steps from 1 / T_max of the logits to all of them; 7 in the paper."""
+
+
+class DkdWeights(Spec):
+    """Weights of the two parts of decoupled distillation."""
+
+    target: NonNegative = 1.0
+    """alpha: of the target class against the rest."""
+    others: NonNegative = 8.0
+    """beta: of the other classes among themselves."""
+
+
+class Dkd(Spec):
+    """Decoupled knowledge distillation."""
+
+    dkd: DkdWeights
+    """Weights of its two parts."""
+
+
+class DistWeights(Spec):
+    """Weights of the two correlations."""
+
+    rows: NonNegative = 1.0
+    """beta: of the classes within a row."""
+    columns: NonNegative = 1.0
+    """gamma: of the rows within a class."""
+
+
+class Dist(Spec):
+    """One minus Pearson's correlation, of rows and of columns."""
+
+    dist: DistWeights
+    """Weights of its two parts."""
+
+
+SoftDistance = Literal["kl", "mse", "cross_entropy", "reverse_kl"] | Jsd | AnnealedMse | Dkd | Dist
+"""How the student's answer is compared with the teacher's."""
 
 
 class SoftLogits(_Term):
     """The teacher's output distribution, softened by a temperature, or its raw logits.
 
-    `kl`: `temperature**2 * KL(teacher || student)`, mean over rows, in nats (Hinton, Vinyals and
-    Dean, 2015, arXiv:1503.02531, section 2). `mse`: mean squared difference of the logits over
-    rows and classes (Ba and Caruana, 2014, arXiv:1312.6184, equation 1); it has no temperature.
+    Formula: with p = softmax(z / temperature), mean over rows, in nats, times temperature**2:
+    kl: KL(p_T || p_S). cross_entropy: -sum p_T log p_S, which is kl plus the teacher's entropy and
+    has the same gradient. reverse_kl: KL(p_S || p_T). jsd: b KL(p_T || m) + (1 - b) KL(p_S || m),
+    m = b p_T + (1 - b) p_S. dkd: target * KL of (p_y, 1 - p_y) + others * KL among the other
+    classes. dist: rows * (1 - Pearson within a row) + columns * (1 - Pearson within a class).
+    Of raw logits: mse: mean of (z_S - z_T)**2 over rows and classes. annealed_mse: mean over rows
+    of ||z_S - phi z_T||**2, phi rising in steps from 1 / T_max to 1 over the stage.
+    Needs: two classes, but for raw logits; three for `standardise` and for the rows of dist, which
+    have no gradient with two. The columns of dist couple the rows of a batch.
+    Paper: kl is Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2; reverse_kl Gu et al.,
+    2024, arXiv:2306.08543; jsd Agarwal et al., 2024, arXiv:2306.13649; dkd Zhao et al., 2022,
+    arXiv:2203.08679; dist Huang et al., 2022, arXiv:2205.10536; mse Ba and Caruana, 2014,
+    arXiv:1312.6184, equation 1; annealed_mse Jafari et al., 2021, arXiv:2104.07163.
     """
 
     kind: Literal["soft_logits"]
-    distance: Literal["kl", "mse"] = "kl"
-    """`kl` compares softened distributions, `mse` raw logits."""
+    distance: SoftDistance = "kl"
+    """`kl`, `cross_entropy`, `reverse_kl`, `{jsd: beta}`, `{dkd: {target: 1, others: 8}}` and
+    `{dist: {rows: 1, columns: 1}}` compare softened distributions; `mse` and
+    `{annealed_mse: 7}` raw logits."""
     temperature: Positive | None = None
     """Divides both models' logits before the softmax; what the axis `temperature` fills."""
+    temperature_squared: bool = True
+    """Whether temperature**2 multiplies a softened distance, so that the size of its gradient does
+    not depend on the temperature."""
+    standardise: bool = False
+    """Whether each row of logits is brought to mean 0 and deviation 1 before it is softened (Sun
+    et al., 2024, arXiv:2403.01427)."""
+
+    @property
+    def is_softened(self) -> bool:
+        """Whether a temperature divides the logits."""
+        return self.distance != "mse" and not isinstance(self.distance, AnnealedMse)
 
 
-class HiddenStates(_Term):
+# Hidden states
+
+
+class HiddenStates(LayerTerm):
     """The outputs of matched blocks, over the tokens that are not padding.
 
-    `mse`: mean over tokens and features of the squared difference (Jiao et al., TinyBERT, 2020,
-    arXiv:1909.10351, equation 8). `cosine`: mean over tokens of `1 - cos` (Sanh et al.,
-    DistilBERT, 2019, arXiv:1910.01108, section 3).
+    Formula: mse: mean over tokens and features of (W h_S - h_T)**2. cosine: mean over tokens of
+    1 - cos(W h_S, h_T). W is the projection. PKD is mse with `of: cls`, `normalise: true` and
+    `reduce_features: sum`.
+    Needs: equal widths, or a projection.
+    Paper: mse is Jiao et al., TinyBERT, 2020, arXiv:1909.10351, equation 8; cosine Sanh et al.,
+    DistilBERT, 2019, arXiv:1910.01108, section 3, and with `of: cls` Aguilar et al., 2020,
+    arXiv:1910.03723; PKD is Sun et al., 2019, arXiv:1908.09355.
     """
 
     kind: Literal["hidden_states"]
+    of: Literal["tokens", "cls", "mean"] = "tokens"
+    """What is compared: every token, the first one, or the mean of a row's tokens."""
     distance: Literal["mse", "cosine"] = "mse"
-    """How two vectors of one token are compared."""
-    projection: Literal["linear", "none"] = "linear"
-    """`linear` learns a map from the student's width to the teacher's where the widths differ;
-    `none` needs equal widths."""
-    matching: Matching | None = None
-    """Which layers are compared; what the axis `matching` fills."""
+    """How two vectors are compared."""
+    normalise: bool = False
+    """Whether both vectors are brought to length 1 before `mse`."""
+    projection: Projection = "linear"
+    """The student's map to the teacher's width where the widths differ; `none` needs equal widths.
+    `linear` has a bias, `linear_norm` a LayerNorm behind it, `mlp` one hidden layer with GELU,
+    `orthogonal` columns that stay orthonormal."""
+    share_projection: bool = False
+    """Whether all pairs use one map, as TinyBERT's code does."""
+    reduce_features: Literal["mean", "sum"] = "mean"
+    """Over the features of `mse`."""
 
 
-class Attentions(_Term):
+class Gram(LayerTerm):
+    """Which features of a block are active together: the flow of a solution procedure.
+
+    Formula: G = h^T h / number of tokens, per row; mean of (G_S - G_T)**2 over rows and pairs of
+    features.
+    Needs: equal widths, or a projection.
+    Paper: Yim et al., FSP, 2017 (CVPR), with both sides of a pair taken from one block.
+    """
+
+    kind: Literal["gram"]
+    projection: Projection = "linear"
+    """The student's map to the teacher's width where the widths differ."""
+    share_projection: bool = False
+    """Whether all pairs use one map."""
+
+
+class TokenSimilarity(LayerTerm):
+    """Which tokens of a row a block makes alike: maximum mean discrepancy of second order.
+
+    Formula: R = h h^T / width, per row; mean of (R_S - R_T)**2 over pairs of tokens.
+    Needs: nothing of the widths, each side is divided by its own.
+    Paper: Huang and Wang, NST, 2017, arXiv:1707.01219, with a polynomial kernel.
+    """
+
+    kind: Literal["token_similarity"]
+
+
+class Cka(LayerTerm):
+    """How alike two representations are up to rotation and scale.
+
+    Formula: 1 - HSIC(S, T) / sqrt(HSIC(S, S) HSIC(T, T)) with a linear kernel over all real tokens
+    of a batch, or over its rows for `of: cls` and `of: mean`; the unbiased estimator, which does
+    not call independent representations alike when rows are few.
+    Needs: nothing of the widths; four tokens or rows in a batch. Couples the rows of a batch.
+    Paper: Kornblith et al., 2019, arXiv:1905.00414; the estimator of HSIC is that of Song et al.,
+    2012 (JMLR 13).
+    """
+
+    kind: Literal["cka"]
+    of: Literal["tokens", "cls", "mean"] = "tokens"
+    """What is one example: every token, a row's first one, or the mean of its tokens."""
+
+
+# Attention
+
+
+class Attentions(LayerTerm):
     """The attention of matched blocks, over pairs of tokens that are not padding.
 
-    `scores`: mean squared difference of the scaled dot products before the softmax (Jiao et al.,
-    TinyBERT, 2020, arXiv:1909.10351, equation 7). `probabilities`: `KL(teacher || student)` of
-    each row, mean over heads and rows (Wang et al., MiniLM, 2020, arXiv:2002.10957, equation 4).
+    Formula: mse: mean over heads and pairs of tokens of (a_S - a_T)**2. kl: KL(T || S) of each row
+    of probabilities, mean over heads and rows. cross_entropy: kl plus the teacher's entropy.
+    Needs: equal numbers of heads, or a head map that makes them equal.
+    Paper: mse of scores is Jiao et al., TinyBERT, 2020, arXiv:1909.10351, equation 7; kl is Wang et
+    al., MiniLM, 2020, arXiv:2002.10957, equation 4.
     """
 
     kind: Literal["attentions"]
     of: Literal["scores", "probabilities"] = "scores"
-    """What is compared: dot products before the softmax, or the distributions after it."""
-    head_map: Literal["equal", "mean"] = "equal"
-    """`equal` compares head with head and needs equal numbers; `mean` compares the heads' mean."""
-    matching: Matching | None = None
-    """Which layers are compared; what the axis `matching` fills."""
+    """What the head map acts on and `mse` compares: dot products before the softmax, or the
+    distributions after it."""
+    distance: Literal["mse", "kl", "cross_entropy"] | None = None
+    """`mse` for scores and `kl` for probabilities unless said."""
+    head_map: Literal["equal", "mean", "sum", "grouped"] = "equal"
+    """`equal` compares head with head and needs equal numbers; `mean` and `sum` compare one map of
+    all heads; `grouped` takes the mean over as many of the teacher's neighbouring heads as make
+    the student's number."""
+
+    @property
+    def compared(self) -> Literal["mse", "kl", "cross_entropy"]:
+        """The distance, with its default written out."""
+        return self.distance or ("mse" if self.of == "scores" else "kl")
 
 
-Term = Annotated[HardLabels | SoftLogits | HiddenStates | Attentions, Field(discriminator="kind")]
+RelationSource = Literal["q", "k", "v"]
+
+
+def _in_order(of: tuple[RelationSource, ...]) -> tuple[RelationSource, ...]:
+    return tuple(sorted(set(of)))
+
+
+class Relations(LayerTerm):
+    """Self-attention relations: which queries, keys or values are alike.
+
+    Formula: for X of q, k, v, split into `heads` of width d: R = softmax(X X^T / sqrt(d)) over real
+    tokens; KL(R_T || R_S), mean over heads and rows, sum over `of`.
+    Needs: `heads` divides both widths; without `heads` both models have equal numbers of heads.
+    Paper: Wang et al., MiniLMv2, 2021, arXiv:2012.15828; `of: [v]` without
+    `heads` is the value relation of MiniLM, 2020, arXiv:2002.10957.
+    """
+
+    kind: Literal["relations"]
+    of: Annotated[
+        tuple[RelationSource, ...], Field(min_length=1, max_length=3), AfterValidator(_in_order)
+    ] = ("k", "q", "v")
+    """Which of queries, keys and values are related with themselves."""
+    heads: Count | None = None
+    """Relation heads; the models' own attention heads unless said."""
+
+
+class WordRelations(LayerTerm):
+    """How the tokens of a row stand to their neighbours in a block: contextual distillation.
+
+    Formula: pairs: cos(h_i, h_j) of tokens at most `window` apart, softmax over j; KL(T || S), mean
+    over tokens. angles: cos of the angle at a token between two others at most `window` away; mean
+    squared difference.
+    Needs: nothing of the widths.
+    Paper: Park, Kim and Yang, CKD, 2021, arXiv:2109.08359 (word relation).
+    """
+
+    kind: Literal["word_relations"]
+    of: Literal["pairs", "angles"] = "pairs"
+    """What is compared: pairs of tokens or triples."""
+    window: Count = 10
+    """How far apart two related tokens may be; the paper's window of 21 tokens reaches 10."""
+
+
+class LayerRelations(LayerTerm):
+    """How a token changes from layer to layer: contextual distillation across depth.
+
+    Formula: over the matched layers of one token: pairs: cos(h^a, h^b), softmax over b; KL(T || S),
+    mean over layers and tokens. angles: cos of the angle at layer b between layers a < b < c; mean
+    squared difference.
+    Needs: two matched pairs of layers, for angles three; nothing of the widths.
+    Paper: Park, Kim and Yang, CKD, 2021, arXiv:2109.08359 (layer transforming
+    relation).
+    """
+
+    kind: Literal["layer_relations"]
+    of: Literal["pairs", "angles"] = "pairs"
+    """What is compared: pairs of layers or triples."""
+
+
+# Relations between the rows of a batch
+
+
+class Rkd(LayerTerm):
+    """How the rows of a batch lie to each other.
+
+    Formula: distances: Huber loss of ||x_i - x_j|| divided by its mean over pairs; angles: Huber
+    loss of cos of the angle at x_j between x_i and x_k; mean over pairs, or triples, of different
+    rows.
+    Needs: three rows in a batch; nothing of the widths. Couples the rows of a batch.
+    Paper: Park et al., 2019, arXiv:1904.05068.
+    """
+
+    kind: Literal["rkd"]
+    relation: Literal["distances", "angles"] = "distances"
+    """What is compared: pairs of rows or triples."""
+    of: SampleFeature = "cls"
+    """What stands for a row."""
+
+
+class Sp(LayerTerm):
+    """Which rows of a batch activate a block alike.
+
+    Formula: Q = x x^T with each row brought to length 1; sum of (Q_S - Q_T)**2 / B**2.
+    Needs: three rows in a batch; nothing of the widths. Couples the rows of a batch.
+    Paper: Tung and Mori, 2019, arXiv:1907.09682.
+    """
+
+    kind: Literal["sp"]
+    of: SampleFeature = "cls"
+    """What stands for a row."""
+
+
+class Pkt(LayerTerm):
+    """The probability that a row of a batch picks another as its neighbour.
+
+    Formula: p(j | i) from (1 + cos(x_i, x_j)) / 2 over the other rows; KL(T || S), mean over rows.
+    Needs: three rows in a batch; nothing of the widths. Couples the rows of a batch.
+    Paper: Passalis and Tefas, 2018, arXiv:1803.10837.
+    """
+
+    kind: Literal["pkt"]
+    of: SampleFeature = "cls"
+    """What stands for a row."""
+
+
+class Cc(LayerTerm):
+    """The correlation of a batch's rows under a Gaussian kernel.
+
+    Formula: K = exp(-gamma ||x_i - x_j||**2) with x of length 1; mean of (K_S - K_T)**2.
+    Needs: three rows in a batch; nothing of the widths. Couples the rows of a batch.
+    Paper: Peng et al., 2019, arXiv:1904.01802; without the Taylor series, which
+    the exact kernel makes superfluous.
+    """
+
+    kind: Literal["cc"]
+    of: SampleFeature = "cls"
+    """What stands for a row."""
+    gamma: Positive = 0.4
+    """Of the kernel."""
+
+
+Term = Annotated[
+    HardLabels
+    | SoftLogits
+    | HiddenStates
+    | Gram
+    | TokenSimilarity
+    | Cka
+    | Attentions
+    | Relations
+    | WordRelations
+    | LayerRelations
+    | Rkd
+    | Sp
+    | Pkt
+    | Cc,
+    Field(discriminator="kind"),
+]
 """One summand of the objective."""
 
-LayerTerm = HiddenStates | Attentions
-"""Terms that compare layers and therefore need a matching."""
+TERM_CLASSES: tuple[type[_Term], ...] = get_args(get_args(Term)[0])
+"""Every kind, in the order in which they are explained."""
+
+SampleTerm = Rkd | Sp | Pkt | Cc
+"""Terms that compare the rows of a batch with each other."""
+
+
+def kind_of(term_class: type[_Term]) -> str:
+    """The word that stands for a kind in a grid."""
+    word: str = get_args(term_class.model_fields["kind"].annotation)[0]
+    return word
 
 
 def term_label(term: Term) -> str:
     """The name of a term in addresses, tables and columns."""
     return term.label or term.kind
+
+
+def couples_rows(term: Term) -> bool:
+    """Whether the loss of a batch is more than the mean of its rows' losses."""
+    match term:
+        case SoftLogits(distance=Dist(dist=weights)):
+            return weights.columns > 0
+        case Rkd() | Sp() | Pkt() | Cc() | Cka():
+            return True
+        case _:
+            return False
+
+
+def open_fields(term: Term) -> frozenset[str]:
+    """Fields that axes of their names fill: those that act and that the term does not say."""
+    empty = {name for name in ("matching", "temperature") if getattr(term, name, "") is None}
+    return frozenset(empty - inert_fields(term))
+
+
+def inert_fields(term: Term) -> frozenset[str]:
+    """Fields of a term that decide nothing, given its others."""
+    return frozenset(_inert_fields(term))
+
+
+def _inert_fields(term: Term) -> Iterator[str]:
+    match term:
+        case SoftLogits(is_softened=False):
+            yield from ("temperature", "temperature_squared", "standardise")
+        case HiddenStates():
+            if term.projection == "none":
+                yield "share_projection"
+            if term.distance == "cosine":
+                yield from ("normalise", "reduce_features")
+        case Gram(projection="none"):
+            yield "share_projection"
+        case Rkd(of="logits") | Sp(of="logits") | Pkt(of="logits") | Cc(of="logits"):
+            yield from ("matching", "reduce_layers")
+        case LayerRelations():
+            yield "reduce_layers"
+        case _:
+            return

@@ -8,7 +8,7 @@ RECIPES = frozenset(
     {"vanilla_kd", "pkd", "distilbert", "tinybert", "mobilebert", "minilm", "minilmv2"}
     | {"bert_emd", "alp_kd", "ckd", "rail_kd", "dkd"}
 )
-KINDS = frozenset({"relations", "rkd", "sp", "pkt", "cka", "crd"})
+KINDS = frozenset({"crd"})
 MATCHINGS = frozenset(
     {"linspace", "consecutive", "pkd_skip", "pkd_last", "top1", "random_sorted", "combine"}
     | {"attention", "emd", "search", "progressive"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from .axes import scalar_label
-from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term, term_label
+from .knowledge import Term, inert_fields, open_fields, term_label
 from .sentences import known_keys
 from .terms import override_term
 from .tree import Scalar
@@ -68,11 +68,10 @@ def resolve_terms(
             columns[f"{prefix}weight"] = 0.0
             acting |= mine.keys() & {f"{prefix}weight"}
             continue
-        filled, axis = _fill(changed, matching=matching, temperature=temperature)
-        if axis:
-            columns[axis] = (matching if axis == "matching" else temperature).label
-            acting.add(axis)
-        acting |= mine.keys() - _inert(filled, prefix)
+        filled, axes = _fill(changed, matching=matching, temperature=temperature)
+        columns |= {path: value.label for path, value in axes.items()}
+        acting |= axes.keys()
+        acting |= mine.keys() - {f"{prefix}{field}" for field in inert_fields(filled)}
         columns |= _term_columns(filled, prefix, mine, addresses)
         terms.append((canonical_json(canonical_term(filled)), filled))
     terms.sort(key=lambda pair: pair[0])
@@ -91,33 +90,23 @@ def _override(term: Term, fields: Mapping[str, Value]) -> Term:
     return term
 
 
-def _fill(term: Term, *, matching: Value, temperature: Value) -> tuple[Term, str | None]:
-    """The term with nothing left open, and the axis that filled it."""
-    match term:
-        case SoftLogits(distance="kl", temperature=None):
-            return term.model_copy(update={"temperature": temperature.data}), "temperature"
-        case SoftLogits(distance="mse"):
-            return term.model_copy(update={"temperature": None}), None
-        case HiddenStates(matching=None) | Attentions(matching=None):
-            return term.model_copy(update={"matching": matching.data}), "matching"
-        case HardLabels() | SoftLogits() | HiddenStates() | Attentions():
-            return term, None
-
-
-def _inert(term: Term, prefix: str) -> set[str]:
-    """Fields that this term has and does not read."""
-    is_raw = isinstance(term, SoftLogits) and term.distance == "mse"
-    return {f"{prefix}temperature"} if is_raw else set()
+def _fill(term: Term, *, matching: Value, temperature: Value) -> tuple[Term, Mapping[str, Value]]:
+    """The term with nothing left open, and the axes that filled it."""
+    given = {"matching": matching, "temperature": temperature}
+    filled = {path: given[path] for path in sorted(open_fields(term))}
+    idle = {"matching", "temperature"} & inert_fields(term)
+    fields = {path: value.data for path, value in filled.items()} | dict.fromkeys(idle)
+    return term.model_copy(update=fields) if fields else term, filled
 
 
 def _term_columns(
     term: Term, prefix: str, mine: Mapping[str, Value], addresses: tuple[str, ...]
 ) -> dict[str, Scalar]:
     columns: dict[str, Scalar] = {}
-    inert = _inert(term, prefix)
+    inert = inert_fields(term)
     for path in addresses:
         field = path.removeprefix(prefix)
-        if not path.startswith(prefix) or path in inert or field not in known_keys(type(term)):
+        if not path.startswith(prefix) or field in inert or field not in known_keys(type(term)):
             continue
         columns[path] = mine[path].label if path in mine else scalar_label(getattr(term, field))
     return columns

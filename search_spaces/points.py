@@ -5,7 +5,7 @@ from typing import Any
 
 from .axes import read_fixed
 from .axis_reader import SHAPE_PATHS, AxisReader
-from .knowledge import Attentions, HiddenStates, SoftLogits
+from .knowledge import open_fields
 from .predicate import ExcludeRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
 from .sections import Sections
@@ -160,19 +160,13 @@ class PointReader:
     def _check_fills(self, axes: list[AxisMapping], when: list[WhenRule]) -> None:
         """A fixed axis that no term leaves open acts nowhere, whatever the points are."""
         if not self._axes.knows_terms or any(
-            path.endswith((".distance", ".matching", ".temperature"))
+            path.endswith((".distance", ".matching", ".of", ".temperature"))
             for path in self._used(axes, when)
         ):
             return
         is_open = {
-            "matching": any(
-                isinstance(term, HiddenStates | Attentions) and term.matching is None
-                for term in self._axes.terms
-            ),
-            "temperature": any(
-                isinstance(term, SoftLogits) and term.distance == "kl" and term.temperature is None
-                for term in self._axes.terms
-            ),
+            path: any(path in open_fields(term) for term in self._axes.terms)
+            for path in ("matching", "temperature")
         }
         for mapping in axes:
             for path, acts in is_open.items():

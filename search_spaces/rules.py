@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 from .facts import ModelFacts, TaskFacts
 from .initialisation import Initialisation, TeacherLayers, source_layers
-from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term, term_label
-from .matching import MatchingError, layer_pairs
+from .knowledge import Attentions, Term, term_label
+from .matching import MatchingError
+from .resolution import MisfitError, resolve_term, trains_head
 from .shape import Shape
+from .sizes import trial_sizes
 from .task import Task, Teacher
 
 
@@ -41,11 +43,11 @@ def warnings(subject: Subject) -> Iterator[Broken]:
     if model is None or model.num_attention_heads == shape.heads:
         return
     for term in subject.terms:
-        if isinstance(term, Attentions) and term.head_map == "mean":
+        if isinstance(term, Attentions) and term.head_map in ("mean", "sum"):
             yield Broken(
                 "heads",
-                f"`{term_label(term)}` compares the mean of the teacher's "
-                f"{model.num_attention_heads} heads with the mean of the student's {shape.heads}",
+                f"`{term_label(term)}` compares the {term.head_map} of the teacher's "
+                f"{model.num_attention_heads} heads with that of the student's {shape.heads}",
             )
 
 
@@ -57,15 +59,14 @@ def _broken(subject: Subject) -> Iterator[Broken]:
     yield from _teacher_state(subject)
     if subject.model is not None:
         yield from _length(subject, subject.model)
-        for term in subject.terms:
-            yield from _layers(subject, term, subject.model)
+        yield from _terms(subject, subject.model)
         yield from _initialisation(subject, subject.model)
 
 
 def _objective(subject: Subject) -> Iterator[Broken]:
     if not subject.terms:
         yield Broken("no term", "every term has weight 0")
-    elif not any(isinstance(term, HardLabels | SoftLogits) for term in subject.terms):
+    elif not any(trains_head(term) for term in subject.terms):
         yield Broken(
             "untrained head",
             "no term reads the student's logits, so its classifier would stay random; "
@@ -82,12 +83,6 @@ def _shape(subject: Subject) -> Iterator[Broken]:
 def _classes(subject: Subject, facts: TaskFacts) -> Iterator[Broken]:
     if facts.regression:
         yield Broken("classes", f"`{subject.task.name}` is a regression, which is not built yet")
-    for term in subject.terms:
-        is_softmax = isinstance(term, HardLabels) or (
-            isinstance(term, SoftLogits) and term.distance == "kl"
-        )
-        if facts.num_classes < 2 and is_softmax:
-            yield Broken("classes", f"`{term_label(term)}` needs two classes; the task has one")
 
 
 def _teacher_state(subject: Subject) -> Iterator[Broken]:
@@ -112,34 +107,15 @@ def _length(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
         )
 
 
-def _layers(subject: Subject, term: Term, model: ModelFacts) -> Iterator[Broken]:
-    if not isinstance(term, HiddenStates | Attentions) or term.matching is None:
-        return
-    shape, name = subject.shape, term_label(term)
-    try:
-        pairs = layer_pairs(
-            term.matching,
-            num_teacher_layers=model.num_hidden_layers,
-            num_student_layers=shape.layers,
-        )
-    except MatchingError as error:
-        yield Broken("matching", f"`{name}`: {error}")
-        return
-    match term:
-        case HiddenStates(projection="none") if shape.width != model.hidden_size:
-            yield Broken(
-                "width",
-                f"`{name}` has no projection, the student's width is {shape.width} and the "
-                f"teacher's {model.hidden_size}",
-            )
-        case Attentions() if any(0 in pair for pair in pairs):
-            yield Broken("matching", f"`{name}`: layer 0 is the embedding, which has no attention")
-        case Attentions(head_map="equal") if shape.heads != model.num_attention_heads:
-            yield Broken(
-                "heads",
-                f"`{name}` compares head with head, the student has {shape.heads} and the teacher "
-                f"{model.num_attention_heads}; `head_map: mean` compares their means",
-            )
+def _terms(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
+    num_labels = subject.task_facts and subject.task_facts.num_classes
+    student, teacher = trial_sizes(subject.shape, model, num_labels=num_labels)
+    for term in subject.terms:
+        try:
+            resolve_term(term, student=student, teacher=teacher)
+        except MisfitError as error:
+            for rule, field, what, mend in error.misfits:
+                yield Broken(rule, f"`{term_label(term)}.{field}` {what}. {mend}")
 
 
 def _initialisation(subject: Subject, model: ModelFacts) -> Iterator[Broken]:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .axes import AxisValue, labelled, refuse_not_built, take_label, validated_axis
-from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term, term_label
+from .knowledge import TERM_CLASSES, Term, kind_of, term_label
 from .not_built import KINDS, NOT_BUILT, RECIPES
 from .report import Report, did_you_mean, show
 from .sentences import Finding, known_keys
@@ -15,12 +15,7 @@ from .tree import Path
 from .validation import findings
 from .values import Value, knowledge_label
 
-TERM_KINDS: Mapping[str, type[Spec]] = {
-    "hard_labels": HardLabels,
-    "soft_logits": SoftLogits,
-    "hidden_states": HiddenStates,
-    "attentions": Attentions,
-}
+TERM_KINDS: Mapping[str, type[Spec]] = {kind_of(each): each for each in TERM_CLASSES}
 _NOT_ADDRESSED = ("kind", "label")
 """What of a term is no axis: its kind is another term, its label is its address."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .initialisation import Initialisation
-from .knowledge import Attentions, HardLabels, HiddenStates, SoftLogits, Term
+from .knowledge import Attentions, Term, inert_fields
 from .shape import Shape
 from .spec import Seed, Spec
 from .task import Task, Teacher
@@ -62,13 +62,24 @@ def digest(value: object) -> str:
 
 
 def canonical_term(term: Term) -> Canonical:
-    """A term without what does not act: defaults, label, and a temperature that nothing divides."""
-    fields = term.model_dump(mode="json", exclude_defaults=True, exclude={"label"})
-    if isinstance(term, SoftLogits) and term.distance == "mse":
-        fields.pop("temperature", None)
+    """A term without what does not act: defaults, label, fields that its others make idle."""
+    left_out = {"label", *inert_fields(term)}
+    if isinstance(term, Attentions):
+        term = _plain_attentions(term)
+    fields = term.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
     if version := KIND_VERSIONS.get(term.kind):
         fields["version"] = version
     return fields
+
+
+def _plain_attentions(term: Attentions) -> Attentions:
+    """The one spelling of terms that are equal."""
+    if term.head_map == "equal" and term.compared != "mse":
+        # With no heads to average it is the same to begin with scores or with their softmax.
+        term = term.model_copy(update={"distance": term.compared, "of": "probabilities"})
+    if term.compared == ("mse" if term.of == "scores" else "kl"):
+        term = term.model_copy(update={"distance": None})
+    return term
 
 
 def make_stage(terms: tuple[Term, ...], training: Training) -> Stage:
@@ -129,12 +140,3 @@ def _identity(trial: Trial, digests: Digests) -> Canonical:
         "task": digests.task,
         "teacher": digests.teacher,
     }
-
-
-def uses_teacher(term: Term) -> bool:
-    """Whether a term reads the teacher's outputs."""
-    match term:
-        case HardLabels():
-            return False
-        case SoftLogits() | HiddenStates() | Attentions():
-            return True

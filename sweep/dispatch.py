@@ -9,8 +9,9 @@ from ..results.schema import PlanRow
 from ..results.store import Store
 from ..search_spaces.facts import ShippedFacts
 from ..search_spaces.grid import Grid
+from ..search_spaces.resolution import Feature
 from .planning import config_of, reads
-from .work import Layers, Pinned, Work
+from .work import Pinned, Work
 
 CHECKPOINT_SECONDS = float(os.environ.get("KDSWEEP_CHECKPOINT_SECONDS", "30"))
 """Time between a trial's checkpoints; it changes no number."""
@@ -50,7 +51,7 @@ class Dispatch:
             number=self._numbers[id],
             config_json=str(row.config_json),
             pinned=self._pinned,
-            reads=self._reads.get(row.depends_on[0], Layers()) if row.depends_on else Layers(),
+            reads=self._reads.get(row.depends_on[0], ()) if row.depends_on else (),
             timeout_seconds=self._grid.resources.timeout_minutes * 60,
             checkpoint_seconds=CHECKPOINT_SECONDS,
             keep_students=keep.students != "none",
@@ -78,7 +79,7 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _reads_by_teacher(planned: Mapping[str, PlanRow]) -> dict[str, Layers]:
+def _reads_by_teacher(planned: Mapping[str, PlanRow]) -> dict[str, tuple[Feature, ...]]:
     """What the trials of each teacher read from it, so that one pass of it serves them all."""
     trials = defaultdict(list)
     for row in planned.values():
@@ -88,5 +89,5 @@ def _reads_by_teacher(planned: Mapping[str, PlanRow]) -> dict[str, Layers]:
     found = {}
     for teacher, of_teacher in trials.items():
         if (model := facts.model(of_teacher[0].teacher)) is not None:
-            found[teacher] = reads(of_teacher, num_teacher_layers=model.num_hidden_layers)
+            found[teacher] = reads(of_teacher, model)
     return found

@@ -1,25 +1,19 @@
 """A grid becomes planned work: points, the content they read, ids, and what depends on what."""
 
 from collections.abc import Iterable
-from typing import assert_never
 
 from ..results.schema import PlanRow
 from ..search_spaces.expand import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
 from ..search_spaces.ids import Identifier, TrialIds
-from ..search_spaces.knowledge import (
-    Attentions,
-    HardLabels,
-    HiddenStates,
-    SoftLogits,
-    term_label,
-)
-from ..search_spaces.matching import layer_pairs
+from ..search_spaces.knowledge import term_label
+from ..search_spaces.resolution import Feature, resolve_term
+from ..search_spaces.sizes import trial_sizes
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
 from ..trainers.sources import check_classes, locate_teacher, teacher_digest
 from ..trainers.tasks import TaskData, load_task, task_digest
-from .work import Config, Layers
+from .work import Config
 
 
 class Content:
@@ -102,36 +96,15 @@ def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
     return (*teachers.values(), *ordered, *map(_skipped_row, plan.skipped))
 
 
-def reads(trials: Iterable[Trial], *, num_teacher_layers: int) -> Layers:
+def reads(trials: Iterable[Trial], model: ModelFacts) -> tuple[Feature, ...]:
     """Which outputs of one teacher these trials read, so that one pass captures them all."""
-    logits = False
-    hidden_states: set[int] = set()
-    attentions: set[int] = set()
+    found: set[Feature] = set()
     for trial in trials:
-        for term in (term for stage in trial.stages for term in stage.terms):
-            match term:
-                case HardLabels():
-                    continue
-                case SoftLogits():
-                    logits = True
-                    continue
-                case HiddenStates():
-                    layers = hidden_states
-                case Attentions():
-                    layers = attentions
-                case _:
-                    assert_never(term)
-            pairs = layer_pairs(
-                term.matching or "uniform",
-                num_teacher_layers=num_teacher_layers,
-                num_student_layers=trial.shape.layers,
-            )
-            layers |= {pair.teacher for pair in pairs}
-    return Layers(
-        logits=logits,
-        hidden_states=tuple(sorted(hidden_states)),
-        attentions=tuple(sorted(attentions)),
-    )
+        student, teacher = trial_sizes(trial.shape, model, num_labels=None)
+        for stage in trial.stages:
+            for term in stage.terms:
+                found |= resolve_term(term, student=student, teacher=teacher).reads("teacher")
+    return tuple(sorted(found))
 
 
 def config_of(row: PlanRow) -> Config:

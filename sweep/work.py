@@ -19,6 +19,7 @@ from ..results.files import publish_folder
 from ..results.history import HistoryWriter
 from ..results.schema import Attempt
 from ..results.store import Store
+from ..search_spaces.resolution import Feature
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
 from .errors import StaleEpochError
@@ -54,14 +55,6 @@ class Pinned(Frozen):
     features_gb: float
 
 
-class Layers(Frozen):
-    """Which of a teacher's outputs the plan reads, so that one pass captures them all."""
-
-    logits: bool = False
-    hidden_states: tuple[int, ...] = ()
-    attentions: tuple[int, ...] = ()
-
-
 class Config(Frozen):
     """The exact configuration of a piece of work, as kept in plan and attempt rows."""
 
@@ -83,7 +76,7 @@ class Work(Frozen):
     number: int
     config_json: str
     pinned: Pinned
-    reads: Layers
+    reads: tuple[Feature, ...]
     timeout_seconds: float
     checkpoint_seconds: float
     keep_students: bool
@@ -136,18 +129,13 @@ class Keeper:
         from transformers.utils.logging import disable_progress_bar
 
         from ..trainers.assets import Assets
-        from ..trainers.features import Needs
         from ..trainers.tokens import cache_folder
 
         if self._assets is None:
             # Bars of libraries would be drawn into the display, or into a log.
             disable_progress_bar()
             self._assets = Assets(settings_of(work), cache_folder())
-        self._assets.hint = Needs(
-            logits=work.reads.logits,
-            hidden_states=frozenset(work.reads.hidden_states),
-            attentions=frozenset(work.reads.attentions),
-        )
+        self._assets.hint = frozenset(work.reads)
         return self._assets
 
 

@@ -17,16 +17,14 @@ from torch import Tensor
 
 from ..search_spaces.trial import canonical_json
 from .batches import Split
-from .features import Needs
+from .features import Feature, Needs
 from .frozen import FrozenTeacher, TeacherRecord, load_classifier, load_teacher
 from .outputs import (
-    Feature,
     Kept,
     Online,
     TeacherOutputs,
     canonical_pass,
     feature_bytes,
-    required,
     square_offsets,
 )
 from .settings import Precision, Settings
@@ -86,10 +84,10 @@ class Assets:
     """Made once a process, and given to every trial."""
 
     def __init__(
-        self, settings: Settings, cache: Path | None = None, *, hint: Needs | None = None
+        self, settings: Settings, cache: Path | None = None, *, hint: Needs = frozenset()
     ) -> None:
         self.settings = settings
-        self.hint = hint or Needs()
+        self.hint = hint
         """What the trials to come read of their teacher: kept in one pass as far as it fits."""
         self._cache = cache or cache_folder()
         self._tasks: _Recent[LoadedTask] = _Recent(_TASKS)
@@ -139,7 +137,7 @@ class Assets:
 
     def keeps(self, needs: Needs, *, sizes: Sizes, lengths: Tensor) -> bool:
         """Whether a trial reads kept outputs; else the teacher runs on every batch."""
-        size = _size(required(needs), sizes=sizes, lengths=lengths)
+        size = _size(needs, sizes=sizes, lengths=lengths)
         return size <= self.settings.features_gb * _GB
 
     def outputs(
@@ -161,11 +159,10 @@ class Assets:
         if not self.keeps(needs, sizes=sizes, lengths=tokens.train.lengths):
             return Online(self.teacher(folder).model, needs, precision)
         place = (TeacherRecord.read(folder).weights, task_digest, precision)
-        features = required(needs)
-        if any((place, feature) not in self._kept for feature in features):
+        if any((place, feature) not in self._kept for feature in needs):
             self._run_teacher(place, folder, tokens, needs, sizes, precision, stop)
         kept = {}
-        for feature in features:
+        for feature in sorted(needs):
             self._kept.move_to_end((place, feature))
             kept[feature] = self._kept[place, feature]
         return Kept(kept, tokens.train.offsets, square_offsets(tokens.train.offsets))
@@ -183,10 +180,10 @@ class Assets:
         lengths = tokens.train.lengths
         hinted = needs | _within(self.hint, sizes)
         wanted = hinted if self.keeps(hinted, sizes=sizes, lengths=lengths) else needs
-        for feature in required(needs):
+        for feature in sorted(needs):
             if (place, feature) in self._kept:
                 self._kept.move_to_end((place, feature))
-        missing = tuple(f for f in required(wanted) if (place, f) not in self._kept)
+        missing = frozenset(f for f in wanted if (place, f) not in self._kept)
         room = 2 * self.settings.features_gb * _GB - _size(missing, sizes=sizes, lengths=lengths)
         while self._kept and self._kept_bytes() > room:
             self._kept.popitem(last=False)
@@ -208,13 +205,8 @@ class Assets:
 
 def _within(needs: Needs, sizes: Sizes) -> Needs:
     """Of a need, the layers that a model has."""
-    depth = sizes.num_hidden_layers
-    return Needs(
-        logits=needs.logits,
-        hidden_states=frozenset(layer for layer in needs.hidden_states if layer <= depth),
-        attentions=frozenset(layer for layer in needs.attentions if layer <= depth),
-    )
+    return frozenset(feature for feature in needs if feature.layer <= sizes.num_hidden_layers)
 
 
-def _size(features: tuple[Feature, ...], *, sizes: Sizes, lengths: Tensor) -> int:
+def _size(features: Needs, *, sizes: Sizes, lengths: Tensor) -> int:
     return sum(feature_bytes(feature, sizes=sizes, lengths=lengths) for feature in features)

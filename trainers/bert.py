@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from ..search_spaces.errors import Problem, TeacherError
-from .features import Features, Needs, Sizes
+from .features import LOGITS, Feature, Features, Needs, Sizes
 
 
 class Parts(NamedTuple):
@@ -107,7 +107,7 @@ def read_features(
         input_ids: Shape [B, L].
         attention_mask: Shape [B, L]; 0 is padding.
         token_type_ids: Shape [B, L].
-        needs: Which features, by layer.
+        needs: Which features.
 
     Raises:
         TeacherError: The model is no BERT classifier.
@@ -116,49 +116,72 @@ def read_features(
     known = classifier(model)
     size = sizes(known)
     _refuse_missing_layers(needs, size)
-    outputs: dict[int, Tensor] = {}
-    queries: dict[int, Tensor] = {}
-    keys: dict[int, Tensor] = {}
-    blocks = known.bert.encoder.layer
+    features: dict[Feature, Tensor] = {}
     with ExitStack() as hooks:
-        for layer in needs.hidden_states:
-            source = blocks[layer - 1] if layer else known.bert.embeddings
-            hooks.enter_context(_record(source, outputs, layer))
-        for layer in needs.attentions:
-            attention = blocks[layer - 1].get_submodule("attention.self")
-            hooks.enter_context(_record(attention.get_submodule("query"), queries, layer))
-            hooks.enter_context(_record(attention.get_submodule("key"), keys, layer))
-        logits = known(
+        for feature in _recorded(needs):
+            hooks.enter_context(_record(_source(known, feature), features, feature))
+        features[LOGITS] = known(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
         ).logits
+    for feature in needs:
+        if feature.kind == "attentions":
+            features[feature] = _scores(
+                features[Feature("queries", feature.layer)],
+                features[Feature("keys", feature.layer)],
+                num_heads=size.num_attention_heads,
+            )
     # A layer that silently did not come back would be a term that silently is zero.
-    assert outputs.keys() == needs.hidden_states, "the output of a block did not come back"
-    assert queries.keys() == keys.keys() == needs.attentions, "an attention was not computed"
-    num_heads = size.num_attention_heads
-    scores = {layer: _scores(queries[layer], keys[layer], num_heads=num_heads) for layer in queries}
+    assert needs <= features.keys(), "the output of a block did not come back"
     rows, length = input_ids.shape
-    assert all(one.shape == (rows, length, size.hidden_size) for one in outputs.values())
-    assert all(one.shape == (rows, num_heads, length, length) for one in scores.values())
-    return Features(
-        logits=logits if needs.logits else None, hidden_states=outputs, attentions=scores
+    shapes = {
+        "logits": (rows, size.num_labels),
+        "attentions": (rows, size.num_attention_heads, length, length),
+    }
+    read = {feature: features[feature] for feature in needs}
+    assert all(
+        one.shape == shapes.get(feature.kind, (rows, length, size.hidden_size))
+        for feature, one in read.items()
     )
+    return read
 
 
 def _refuse_missing_layers(needs: Needs, size: Sizes) -> None:
     depth = size.num_hidden_layers
     missing = sorted(
-        {layer for layer in needs.hidden_states if not 0 <= layer <= depth}
-        | {layer for layer in needs.attentions if not 1 <= layer <= depth}
+        {
+            layer
+            for kind, layer in needs
+            if not int(kind not in ("logits", "hidden_states")) <= layer <= depth
+        }
     )
     if missing:
         raise ValueError(f"layers {missing} are needed of a model with {depth} blocks")
 
 
-def _record(module: nn.Module, into: dict[int, Tensor], layer: int) -> RemovableHandle:
+def _recorded(needs: Needs) -> Needs:
+    """What hooks must keep: scores are made of queries and keys."""
+    made = {feature for feature in needs if feature.kind == "attentions"}
+    parts = {Feature(kind, layer) for _, layer in made for kind in ("queries", "keys")}
+    return (needs - made - {LOGITS}) | parts
+
+
+def _source(model: BertForSequenceClassification, feature: Feature) -> nn.Module:
+    """The module whose output a feature is."""
+    kind, layer = feature
+    if kind == "hidden_states" and layer == 0:
+        return model.bert.embeddings
+    block = model.bert.encoder.layer[layer - 1]
+    if kind == "hidden_states":
+        return block
+    name = {"queries": "query", "keys": "key", "values": "value"}[kind]
+    return block.get_submodule(f"attention.self.{name}")
+
+
+def _record(module: nn.Module, into: dict[Feature, Tensor], feature: Feature) -> RemovableHandle:
     """Keep the module's output; leaving the handle as a context removes the hook."""
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        into[layer] = output
+        into[feature] = output
 
     return module.register_forward_hook(keep)
 

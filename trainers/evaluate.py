@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .batches import collate, length_batches
-from .features import Needs
+from .features import LOGITS
 from .forward import forward
 from .metrics import score
 
@@ -45,9 +45,8 @@ def predict(
         logits = []
         for rows in batches:
             batch = collate(split, rows, pad_token_id=pad_token_id).to(device)
-            features = forward(model, batch, Needs(logits=True), precision=precision)
-            assert features.logits is not None
-            logits.append(features.logits)
+            features = forward(model, batch, frozenset({LOGITS}), precision=precision)
+            logits.append(features[LOGITS])
         sorted_logits = torch.cat(logits).float().cpu()
         return torch.empty_like(sorted_logits).index_copy_(0, torch.cat(batches), sorted_logits)
     finally:

@@ -1,55 +1,23 @@
 """What a model gives to the objective, and what of it the objective asks for.
 
-Layers are counted from 1; 0 is the embedding output. B rows, L tokens, H width, A heads, C classes.
+B rows, L tokens, H width, A heads, C classes. Positions of padding may hold anything.
+
+* logits: [B, C];
+* hidden_states: the output of a block, or of the embeddings for layer 0, [B, L, H];
+* attentions: scaled dot products before mask and softmax, query by key, [B, A, L, L];
+* queries, keys, values: of a block, heads side by side, [B, L, H].
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Self
 
 from torch import Tensor
 
+from ..search_spaces.resolution import LOGITS as LOGITS
+from ..search_spaces.resolution import Feature as Feature
+from ..search_spaces.sizes import Sizes as Sizes
 
-@dataclass(frozen=True)
-class Needs:
-    """What is read of one model; two needs are united by `|`."""
+Needs = frozenset[Feature]
+"""What is read of one model."""
 
-    logits: bool = False
-    """Whether the logits are read."""
-    hidden_states: frozenset[int] = frozenset()
-    """Layers whose output is read; 0 is the embedding output."""
-    attentions: frozenset[int] = frozenset()
-    """Blocks whose attention scores are read."""
-
-    def __or__(self, other: Self) -> Self:
-        return type(self)(
-            logits=self.logits or other.logits,
-            hidden_states=self.hidden_states | other.hidden_states,
-            attentions=self.attentions | other.attentions,
-        )
-
-    def __bool__(self) -> bool:
-        return self.logits or bool(self.hidden_states) or bool(self.attentions)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What one forward pass gave; positions of padding may hold anything."""
-
-    logits: Tensor | None = None
-    """Shape [B, C]."""
-    hidden_states: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
-    """By layer, shape [B, L, H]."""
-    attentions: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
-    """By block, shape [B, A, L, L], query by key: scaled dot products before mask and softmax."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What shapes one model's features have."""
-
-    num_hidden_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    num_labels: int
+Features = Mapping[Feature, Tensor]
+"""What one forward pass gave."""

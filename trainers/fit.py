@@ -223,7 +223,11 @@ class _Run:
                 job.model, batch, job.objective.student_needs, precision=job.precision
             )
             losses = job.objective(
-                student, teacher, labels=batch.labels, attention_mask=batch.attention_mask
+                student,
+                teacher,
+                labels=batch.labels,
+                attention_mask=batch.attention_mask,
+                progress=self.step / job.num_steps,
             )
             self._watch(losses)
             values = {}

@@ -17,15 +17,16 @@ from torch.utils.benchmark import Timer
 from transformers import BertConfig
 
 from ..search_spaces.errors import TeacherError
+from ..search_spaces.resolution import uses_teacher
 from ..search_spaces.shape import forward_flops_per_token
-from ..search_spaces.trial import Digests, Trial, trial_id, uses_teacher
+from ..search_spaces.trial import Digests, Trial, trial_id
 from .assets import Assets
 from .batches import Batch, num_steps
 from .bert import sizes
 from .clock import Clock
 from .errors import StoppedError
 from .evaluate import predict
-from .features import Needs, Sizes
+from .features import LOGITS, Sizes
 from .fit import Fit, fit, resumable
 from .floor import below_floor
 from .forward import forward, place
@@ -486,7 +487,7 @@ def _latency_ms(attempt: _Attempt, student: BertForSequenceClassification) -> fl
             "forward": forward,
             "student": student,
             "row": row,
-            "needs": Needs(logits=True),
+            "needs": frozenset({LOGITS}),
         },
         num_threads=attempt.settings.threads,
     )

@@ -5,7 +5,7 @@ that they are the same in every lane whichever trial wanted them first. Of each 
 alone are kept, packed one row after the other:
 
 * logits [N, C];
-* hidden states of a layer [sum of L, H];
+* hidden states, queries, keys or values of a layer [sum of L, H];
 * attention scores of a block [sum of L * L, A], heads last, so that one pair of tokens is one
   stretch of memory.
 
@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import torch
 from torch import Tensor
 
 from .batches import collate, length_batches, token_index
 from .errors import StoppedError
-from .features import Features, Needs
+from .features import Feature, Features, Needs
 from .forward import forward
 
 if TYPE_CHECKING:
@@ -37,14 +37,6 @@ BATCH_SIZE = 32
 """Of the canonical pass."""
 
 _FP32_BYTES = 4
-
-
-class Feature(NamedTuple):
-    """One output of a model that is kept by itself."""
-
-    kind: Literal["logits", "hidden_states", "attentions"]
-    layer: int
-    """0 for logits."""
 
 
 class TeacherOutputs(Protocol):
@@ -82,50 +74,26 @@ class Kept:
     def features(self, batch: Batch) -> Features:
         """What is kept of the batch's rows; padding repeats a row's first token."""
         device = batch.labels.device
-        gathered = {
-            feature: _onto(self._gather(feature, batch.rows), device) for feature in self.kept
-        }
-        return Features(
-            logits=gathered.get(Feature("logits", 0)),
-            hidden_states=_by_layer(gathered, "hidden_states"),
-            attentions=_by_layer(gathered, "attentions"),
-        )
+        return {feature: _onto(self._gather(feature, batch.rows), device) for feature in self.kept}
 
     def _gather(self, feature: Feature, rows: Tensor) -> Tensor:
         packed = self.kept[feature]
         if feature.kind == "logits":
             return packed[rows]
         index, mask = token_index(self.offsets, rows)
-        if feature.kind == "hidden_states":
+        if feature.kind != "attentions":
             return packed.index_select(0, index.flatten()).view(*index.shape, -1)
         pairs = _pair_index(self.offsets, self.square_offsets, rows, mask)
         return packed.index_select(0, pairs.flatten()).view(*pairs.shape, -1).permute(0, 3, 1, 2)
-
-
-def required(needs: Needs) -> tuple[Feature, ...]:
-    """The single features of a need, in a fixed order."""
-    return (
-        *([Feature("logits", 0)] if needs.logits else []),
-        *(Feature("hidden_states", layer) for layer in sorted(needs.hidden_states)),
-        *(Feature("attentions", layer) for layer in sorted(needs.attentions)),
-    )
-
-
-def needs_of(features: tuple[Feature, ...]) -> Needs:
-    """The need of single features."""
-    return Needs(
-        logits=any(feature.kind == "logits" for feature in features),
-        hidden_states=frozenset(f.layer for f in features if f.kind == "hidden_states"),
-        attentions=frozenset(f.layer for f in features if f.kind == "attentions"),
-    )
 
 
 def feature_bytes(feature: Feature, *, sizes: Sizes, lengths: Tensor) -> int:
     """What keeping a feature of all rows takes in memory."""
     match feature.kind:
         case "logits":
+            assert sizes.num_labels is not None, "a model that runs has its classes"
             numbers = len(lengths) * sizes.num_labels
-        case "hidden_states":
+        case "hidden_states" | "queries" | "keys" | "values":
             numbers = int(lengths.sum()) * sizes.hidden_size
         case "attentions":
             numbers = int(lengths.square().sum()) * sizes.num_attention_heads
@@ -144,7 +112,7 @@ def square_offsets(offsets: Tensor) -> Tensor:
 def canonical_pass(
     teacher: nn.Module,
     split: Split,
-    features: tuple[Feature, ...],
+    features: Needs,
     *,
     sizes: Sizes,
     pad_token_id: int,
@@ -162,28 +130,27 @@ def canonical_pass(
         feature: torch.empty(
             feature_bytes(feature, sizes=sizes, lengths=split.lengths) // _FP32_BYTES
         ).view(_packed_rows(feature, split, squares), -1)
-        for feature in features
+        for feature in sorted(features)
     }
-    needs = needs_of(features)
     for rows in length_batches(split.lengths, BATCH_SIZE):
         if stop():
             raise StoppedError
         batch = collate(split, rows, pad_token_id=pad_token_id)
-        outputs = forward(teacher, batch.to(device), needs, precision=precision)
+        outputs = forward(teacher, batch.to(device), features, precision=precision)
         tokens, mask = token_index(split.offsets, rows)
         pairs = _pair_index(split.offsets, squares, rows, mask)
         pair_mask = mask[:, :, None] & mask[:, None, :]
         for feature, packed in kept.items():
+            output = outputs[feature].float().cpu()
             match feature.kind:
                 case "logits":
-                    assert outputs.logits is not None
-                    packed[rows] = outputs.logits.float().cpu()
-                case "hidden_states":
-                    hidden = outputs.hidden_states[feature.layer].float().cpu()
-                    packed[tokens[mask]] = hidden[mask]
+                    packed[rows] = output
+                case "hidden_states" | "queries" | "keys" | "values":
+                    packed[tokens[mask]] = output[mask]
                 case "attentions":
-                    scores = outputs.attentions[feature.layer].float().cpu()
-                    packed[pairs[pair_mask]] = scores.permute(0, 2, 3, 1)[pair_mask]
+                    packed[pairs[pair_mask]] = output.permute(0, 2, 3, 1)[pair_mask]
+                case _:
+                    assert_never(feature.kind)
     return kept
 
 
@@ -191,7 +158,7 @@ def _packed_rows(feature: Feature, split: Split, squares: Tensor) -> int:
     match feature.kind:
         case "logits":
             return len(split)
-        case "hidden_states":
+        case "hidden_states" | "queries" | "keys" | "values":
             return int(split.offsets[-1])
         case "attentions":
             return int(squares[-1])
@@ -203,10 +170,6 @@ def _pair_index(offsets: Tensor, squares: Tensor, rows: Tensor, mask: Tensor) ->
     position = torch.arange(mask.shape[1])
     within = position[:, None] * lengths[:, None, None] + position
     return squares[rows][:, None, None] + within * (mask[:, :, None] & mask[:, None, :])
-
-
-def _by_layer(gathered: Mapping[Feature, Tensor], kind: str) -> dict[int, Tensor]:
-    return {feature.layer: tensor for feature, tensor in gathered.items() if feature.kind == kind}
 
 
 def _onto(tensor: Tensor, device: torch.device) -> Tensor:

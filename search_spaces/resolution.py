@@ -1,0 +1,345 @@
+"""A term meets two models of known sizes: which layers and features it reads, and what misfits.
+
+Pure integers, so that a plan refuses what a trainer would.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeGuard, assert_never
+
+from .knowledge import (
+    Attentions,
+    Cc,
+    Cka,
+    Dist,
+    Gram,
+    HardLabels,
+    HiddenStates,
+    LayerRelations,
+    LayerTerm,
+    Pkt,
+    Projection,
+    Relations,
+    RelationSource,
+    Rkd,
+    SoftLogits,
+    Sp,
+    Term,
+    TokenSimilarity,
+    WordRelations,
+    inert_fields,
+    term_label,
+)
+from .matching import LayerPair, MatchingError, Pairs, layer_pairs
+from .sizes import Sizes
+
+FeatureKind = Literal["logits", "hidden_states", "attentions", "queries", "keys", "values"]
+"""What a model shows of itself; `attentions` are scores before mask and softmax."""
+
+Side = Literal["student", "teacher"]
+
+
+class Feature(NamedTuple):
+    """One output of a model."""
+
+    kind: FeatureKind
+    layer: int
+    """Blocks are counted from 1; 0 is the embedding output, and stands for logits."""
+
+
+LOGITS = Feature("logits", 0)
+
+
+class Misfit(NamedTuple):
+    """Why a term cannot compare two models."""
+
+    rule: str
+    field: str
+    """Of the term."""
+    what: str
+    mend: str
+
+
+class MisfitError(ValueError):
+    """A term does not fit two models."""
+
+    def __init__(self, misfits: tuple[Misfit, ...]) -> None:
+        self.misfits = misfits
+        super().__init__("; ".join(f"{each.field} {each.what}" for each in misfits))
+
+
+@dataclass(frozen=True)
+class ResolvedProjection:
+    """The learned maps of a term."""
+
+    kind: Projection
+    student_width: int
+    teacher_width: int
+    is_shared: bool
+
+
+@dataclass(frozen=True)
+class ResolvedTerm:
+    """A term for two models of known sizes; nothing is left to decide."""
+
+    term: Term
+    pairs: tuple[LayerPair, ...]
+    """The layers that are compared; empty where a term compares none."""
+    projection: ResolvedProjection | None
+    """None where there is no learned map."""
+    relation_heads: int | None
+    """Heads into which both models' vectors are split; None where none are."""
+
+    def reads(self, side: Side) -> frozenset[Feature]:
+        """The features of one model that the term reads."""
+        kinds = _kinds_read(self.term, side)
+        if kinds == ("logits",):
+            return frozenset({LOGITS})
+        layers = {getattr(pair, side) for pair in self.pairs}
+        return frozenset(Feature(kind, layer) for kind in kinds for layer in layers)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that acts, as JSON; pairs are [teacher, student] as in a grid."""
+        left_out = {"kind", "label", "weight", "matching", *inert_fields(self.term)}
+        projection = self.projection
+        return {
+            "label": term_label(self.term),
+            "kind": self.term.kind,
+            "weight": self.term.weight,
+            "settings": self.term.model_dump(mode="json", exclude=left_out, exclude_none=True),
+            "pairs": [[pair.teacher, pair.student] for pair in self.pairs],
+            "projection": projection and [projection.student_width, projection.teacher_width],
+            **({} if self.relation_heads is None else {"relation_heads": self.relation_heads}),
+        }
+
+
+def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
+    """A complete term for two models.
+
+    Raises:
+        MisfitError: It does not fit them; says everything that is in the way.
+    """
+    pairs: tuple[LayerPair, ...] = ()
+    misfits: list[Misfit] = []
+    if matches_layers(term):
+        try:
+            pairs = _pairs(term, student=student, teacher=teacher)
+        except MatchingError as error:
+            mend = "Choose another matching or shape."
+            misfits.append(Misfit("matching", "matching", str(error), mend))
+    misfits += _misfits(term, pairs, student=student, teacher=teacher)
+    if misfits:
+        raise MisfitError(tuple(misfits))
+    return ResolvedTerm(
+        term,
+        pairs,
+        _projection(term, student=student, teacher=teacher),
+        (term.heads or student.num_attention_heads) if isinstance(term, Relations) else None,
+    )
+
+
+def matches_layers(term: Term) -> TypeGuard[LayerTerm]:
+    """Whether a term compares layers; those that may compare logits instead do not always."""
+    return isinstance(term, LayerTerm) and "matching" not in inert_fields(term)
+
+
+def uses_teacher(term: Term) -> bool:
+    """Whether a term reads the teacher's outputs."""
+    return not isinstance(term, HardLabels)
+
+
+def trains_head(term: Term) -> bool:
+    """Whether a term's gradient reaches the student's classifier."""
+    return "logits" in _kinds_read(term, "student")
+
+
+def _pairs(term: LayerTerm, *, student: Sizes, teacher: Sizes) -> tuple[LayerPair, ...]:
+    if term.matching is None:
+        raise MatchingError("is missing: name a rule, such as `uniform`")
+    pairs = layer_pairs(
+        term.matching,
+        num_teacher_layers=teacher.num_hidden_layers,
+        num_student_layers=student.num_hidden_layers,
+    )
+    if not isinstance(term, Attentions | Relations):
+        return pairs
+    blocks = tuple(pair for pair in pairs if 0 not in pair)
+    # Rules that begin at the embedding mean the blocks alone where they match attention.
+    if not blocks or (len(blocks) < len(pairs) and isinstance(term.matching, Pairs)):
+        raise MatchingError("names layer 0, the embedding, which has no attention")
+    return blocks
+
+
+RELATED: Mapping[RelationSource, FeatureKind] = {"q": "queries", "k": "keys", "v": "values"}
+"""The feature that a relation relates with itself."""
+
+
+def _kinds_read(term: Term, side: Side) -> tuple[FeatureKind, ...]:
+    match term:
+        case HardLabels():
+            return ("logits",) if side == "student" else ()
+        case SoftLogits():
+            return ("logits",)
+        case Rkd(of="logits") | Sp(of="logits") | Pkt(of="logits") | Cc(of="logits"):
+            return ("logits",)
+        case HiddenStates() | Gram() | TokenSimilarity() | Cka():
+            return ("hidden_states",)
+        case WordRelations() | LayerRelations() | Rkd() | Sp() | Pkt() | Cc():
+            return ("hidden_states",)
+        case Attentions():
+            return ("attentions",)
+        case Relations(of=of):
+            return tuple(RELATED[source] for source in of)
+        case _:
+            assert_never(term)
+
+
+def _projection(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedProjection | None:
+    match term:
+        case HiddenStates() | Gram():
+            if term.projection == "none" or student.hidden_size == teacher.hidden_size:
+                return None
+            return ResolvedProjection(
+                term.projection, student.hidden_size, teacher.hidden_size, term.share_projection
+            )
+        case _:
+            return None
+
+
+def _misfits(
+    term: Term, pairs: tuple[LayerPair, ...], *, student: Sizes, teacher: Sizes
+) -> Iterator[Misfit]:
+    match term:
+        case SoftLogits():
+            yield from _soft_misfits(term, student=student, teacher=teacher)
+        case HiddenStates() | Gram():
+            yield from _width_misfits(term, student=student, teacher=teacher)
+        case Attentions():
+            yield from _attention_misfits(term, student=student, teacher=teacher)
+        case Relations():
+            yield from _relation_misfits(term, student=student, teacher=teacher)
+        case LayerRelations():
+            yield from _layer_relation_misfits(term, pairs)
+        case HardLabels():
+            if student.num_labels is not None and student.num_labels < 2:
+                yield _one_class("kind")
+        case TokenSimilarity() | Cka() | WordRelations() | Rkd() | Sp() | Pkt() | Cc():
+            return
+        case _:
+            assert_never(term)
+
+
+def _one_class(field: str) -> Misfit:
+    return Misfit("classes", field, "needs two classes; the task has one", "Use `distance: mse`.")
+
+
+def _soft_misfits(term: SoftLogits, *, student: Sizes, teacher: Sizes) -> Iterator[Misfit]:
+    if term.is_softened and term.temperature is None:
+        yield Misfit("temperature", "temperature", "is missing", "Give a number above 0.")
+    if None in (student.num_labels, teacher.num_labels):
+        return
+    if student.num_labels != teacher.num_labels:
+        yield Misfit(
+            "classes",
+            "distance",
+            f"compares {student.num_labels} classes of the student with {teacher.num_labels} of "
+            "the teacher",
+            "Use a teacher of this task.",
+        )
+    if not term.is_softened:
+        return
+    if student.num_labels == 1:
+        yield _one_class("distance")
+    if student.num_labels == 2 and term.standardise:
+        yield Misfit(
+            "classes",
+            "standardise",
+            "leaves no gradient with two classes: every standardised row is (1, -1) or (-1, 1)",
+            "Leave it out.",
+        )
+    if student.num_labels == 2 and isinstance(term.distance, Dist) and term.distance.dist.rows:
+        yield Misfit(
+            "classes",
+            "distance",
+            "correlates the classes of a row, and two values correlate by 1 or -1: no gradient",
+            "Write `{dist: {rows: 0}}`, or another distance.",
+        )
+
+
+def _width_misfits(
+    term: HiddenStates | Gram, *, student: Sizes, teacher: Sizes
+) -> Iterator[Misfit]:
+    ours, theirs = student.hidden_size, teacher.hidden_size
+    if term.projection == "none" and ours != theirs:
+        yield Misfit(
+            "width",
+            "projection",
+            f"is `none`, but the student is {ours} wide and the teacher {theirs}",
+            "Write `projection: linear`, or give the student the teacher's width.",
+        )
+    if term.projection == "orthogonal" and ours > theirs:
+        yield Misfit(
+            "width",
+            "projection",
+            f"is `orthogonal`: {ours} columns cannot be orthonormal in {theirs} dimensions",
+            "Write `projection: linear`.",
+        )
+
+
+def _attention_misfits(term: Attentions, *, student: Sizes, teacher: Sizes) -> Iterator[Misfit]:
+    ours, theirs = student.num_attention_heads, teacher.num_attention_heads
+    if term.of == "probabilities" and term.head_map == "sum":
+        yield Misfit(
+            "heads",
+            "head_map",
+            "is `sum`, and a sum of probabilities is no distribution",
+            "Write `head_map: mean`.",
+        )
+    if term.head_map == "equal" and ours != theirs:
+        yield Misfit(
+            "heads",
+            "head_map",
+            f"is `equal`, but the student has {ours} heads and the teacher {theirs}",
+            "Write `head_map: mean`, or give the student the teacher's heads.",
+        )
+    if term.head_map == "grouped" and theirs % ours:
+        yield Misfit(
+            "heads",
+            "head_map",
+            f"is `grouped`, and the teacher's {theirs} heads do not fall into {ours} equal groups",
+            "Write `head_map: mean`, or another number of heads.",
+        )
+
+
+def _relation_misfits(term: Relations, *, student: Sizes, teacher: Sizes) -> Iterator[Misfit]:
+    if term.heads is None:
+        ours, theirs = student.num_attention_heads, teacher.num_attention_heads
+        if ours != theirs:
+            yield Misfit(
+                "heads",
+                "heads",
+                f"is not said, and the student has {ours} heads and the teacher {theirs}",
+                "Write `heads: N` with an N that divides both widths.",
+            )
+        return
+    widths = {"student": student.hidden_size, "teacher": teacher.hidden_size}
+    for side, width in widths.items():
+        if width % term.heads:
+            yield Misfit(
+                "heads",
+                "heads",
+                f"is {term.heads}, which does not divide the {side}'s width {width}",
+                f"Write a divisor of {math.gcd(*widths.values())}.",
+            )
+
+
+def _layer_relation_misfits(term: LayerRelations, pairs: tuple[LayerPair, ...]) -> Iterator[Misfit]:
+    least = 3 if term.of == "angles" else 2
+    if pairs and len(pairs) < least:
+        yield Misfit(
+            "matching",
+            "matching",
+            f"gives {len(pairs)} pair of layers, and {term.of} need {least}",
+            "Choose a matching of more layers, or a deeper student.",
+        )

@@ -1,0 +1,141 @@
+"""Terms of every kind, random features of two small models, and a term's loss of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from kdsweep.search_spaces.knowledge import Term
+from kdsweep.search_spaces.resolution import Feature, resolve_term
+from kdsweep.search_spaces.sizes import Sizes
+from kdsweep.trainers.comparisons import Compared, term_loss
+from kdsweep.trainers.features import Features
+
+LENGTHS = [5, 1, 3, 4]
+"""Real tokens of each row."""
+LABELS = torch.tensor([0, 3, 1, 1])
+MODEL = Sizes(num_hidden_layers=3, hidden_size=6, num_attention_heads=2, num_labels=4)
+"""Of both models, unless a test says otherwise."""
+
+SOFT = {"kind": "soft_logits", "temperature": 2.0}
+FIRST = {"matching": "first"}
+HIDDEN = {"kind": "hidden_states", **FIRST}
+ATTENTIONS = {"kind": "attentions", **FIRST}
+RELATIONS = {"kind": "relations", **FIRST}
+
+RESPONSE_TERMS: Mapping[str, dict[str, Any]] = {
+    "hard_labels": {"kind": "hard_labels"},
+    "label_smoothing": {"kind": "hard_labels", "label_smoothing": 0.1},
+    "kl": SOFT,
+    "cross_entropy": SOFT | {"distance": "cross_entropy"},
+    "reverse_kl": SOFT | {"distance": "reverse_kl"},
+    "jsd": SOFT | {"distance": {"jsd": 0.3}},
+    "logit_mse": {"kind": "soft_logits", "distance": "mse"},
+    "annealed_mse": {"kind": "soft_logits", "distance": {"annealed_mse": 7}},
+    "dkd": SOFT | {"distance": {"dkd": {"target": 1.0, "others": 8.0}}},
+    "dist": SOFT | {"distance": {"dist": {"rows": 1.0, "columns": 2.0}}},
+    "standardise": SOFT | {"standardise": True},
+}
+HIDDEN_TERMS: Mapping[str, dict[str, Any]] = {
+    "hidden_mse": HIDDEN,
+    "hidden_cosine": HIDDEN | {"distance": "cosine"},
+    "pkd": HIDDEN | {"of": "cls", "normalise": True, "reduce_features": "sum"},
+    "cls_cosine": HIDDEN | {"of": "cls", "distance": "cosine"},
+    "mean_mse": HIDDEN | {"of": "mean"},
+    "embedding": HIDDEN | {"matching": {"pairs": [[0, 0]]}},
+    "gram": {"kind": "gram", **FIRST},
+    "token_similarity": {"kind": "token_similarity", **FIRST},
+    "cka": {"kind": "cka", **FIRST},
+    "cka_of_rows": {"kind": "cka", "of": "mean", **FIRST},
+    "word_pairs": {"kind": "word_relations", "window": 2, **FIRST},
+    "word_angles": {"kind": "word_relations", "of": "angles", "window": 2, **FIRST},
+    "layer_pairs": {"kind": "layer_relations", **FIRST},
+    "layer_angles": {"kind": "layer_relations", "of": "angles", **FIRST},
+}
+ATTENTION_TERMS: Mapping[str, dict[str, Any]] = {
+    "score_mse": ATTENTIONS,
+    "score_mse_of_mean": ATTENTIONS | {"head_map": "mean"},
+    "score_mse_of_sum": ATTENTIONS | {"head_map": "sum"},
+    "score_cross_entropy_of_mean": ATTENTIONS | {"head_map": "mean", "distance": "cross_entropy"},
+    "attention_kl": ATTENTIONS | {"of": "probabilities"},
+    "attention_kl_of_mean": ATTENTIONS | {"of": "probabilities", "head_map": "mean"},
+    "attention_cross_entropy": ATTENTIONS | {"of": "probabilities", "distance": "cross_entropy"},
+    "attention_mse": ATTENTIONS | {"of": "probabilities", "distance": "mse"},
+    "relations": RELATIONS,
+    "value_relation": RELATIONS | {"of": ["v"]},
+    "relation_heads": RELATIONS | {"heads": 3},
+}
+SAMPLE_TERMS: Mapping[str, dict[str, Any]] = {
+    "rkd_distances": {"kind": "rkd", **FIRST},
+    "rkd_angles": {"kind": "rkd", "relation": "angles", **FIRST},
+    "rkd_of_logits": {"kind": "rkd", "of": "logits"},
+    "sp": {"kind": "sp", **FIRST},
+    "pkt": {"kind": "pkt", "of": "mean", **FIRST},
+    "cc": {"kind": "cc", **FIRST},
+}
+LAYER_TERMS = {**HIDDEN_TERMS, **ATTENTION_TERMS, **SAMPLE_TERMS}
+EVERY_TERM = {**RESPONSE_TERMS, **LAYER_TERMS}
+
+
+def parse(term: dict[str, Any]) -> Term:
+    """A term as a grid would write it."""
+    return TypeAdapter[Term](Term).validate_python(term)
+
+
+def token_mask(length: int = 5) -> Tensor:
+    """True at the real tokens of each row."""
+    return torch.arange(length) < torch.tensor(LENGTHS)[:, None]
+
+
+def random_features(*, seed: int, sizes: Sizes = MODEL) -> dict[Feature, Tensor]:
+    """Everything a model of these sizes shows of a batch, drawn from a normal distribution."""
+    stream = torch.Generator().manual_seed(seed)
+    rows, length = token_mask().shape
+    heads, depth, width = sizes.num_attention_heads, sizes.num_hidden_layers, sizes.hidden_size
+    features = {Feature("logits", 0): 2 * torch.randn(rows, 4, generator=stream)}
+    for layer in range(depth + 1):
+        hidden = torch.randn(rows, length, width, generator=stream)
+        features[Feature("hidden_states", layer)] = hidden
+        if layer:
+            scores = 3 * torch.randn(rows, heads, length, length, generator=stream)
+            features[Feature("attentions", layer)] = scores
+            for kind in ("queries", "keys", "values"):
+                vectors = torch.randn(rows, length, width, generator=stream)
+                features[Feature(kind, layer)] = vectors
+    return features
+
+
+def loss(
+    term: dict[str, Any],
+    student: Features,
+    teacher: Features,
+    *,
+    length: int = 5,
+    sizes: tuple[Sizes, Sizes] = (MODEL, MODEL),
+    progress: float = 0.0,
+) -> Tensor:
+    """A term's loss of two models without a projection."""
+    resolved = resolve_term(parse(term), student=sizes[0], teacher=sizes[1])
+    compared = Compared(student, teacher, LABELS, token_mask(length), progress)
+    return term_loss(resolved, compared, lambda hidden, _: hidden)
+
+
+def pad(features: Features, *, to: int, garbage: float) -> dict[Feature, Tensor]:
+    """Put garbage wherever a token of padding is involved, and add more padding."""
+    real = token_mask(to)
+    pairs = real[:, None, :, None] & real[:, None, None, :]
+    padded: dict[Feature, Tensor] = {}
+    for feature, tensor in features.items():
+        match feature.kind:
+            case "logits":
+                padded[feature] = tensor
+            case "attentions":
+                more = to - tensor.shape[-1]
+                wide = torch.nn.functional.pad(tensor, (0, more, 0, more))
+                padded[feature] = wide.masked_fill(~pairs, garbage)
+            case _:
+                long = torch.nn.functional.pad(tensor, (0, 0, 0, to - tensor.shape[1]))
+                padded[feature] = long.masked_fill(~real[:, :, None], garbage)
+    return padded

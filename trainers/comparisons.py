@@ -1,0 +1,396 @@
+"""The loss of one term: features, their transforms, a distance, and what is averaged.
+
+Adding a kind ends here: `docs/adding_a_kind.md` is the whole list.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..search_spaces.knowledge import (
+    AnnealedMse,
+    Attentions,
+    Cc,
+    Cka,
+    Dist,
+    Dkd,
+    Gram,
+    HardLabels,
+    HiddenStates,
+    Jsd,
+    LayerRelations,
+    Pkt,
+    Relations,
+    Rkd,
+    SampleTerm,
+    SoftLogits,
+    Sp,
+    TokenSimilarity,
+    WordRelations,
+)
+from ..search_spaces.matching import LayerPair
+from ..search_spaces.resolution import RELATED, FeatureKind, ResolvedTerm, matches_layers
+from .distances import (
+    cka_distance,
+    cosine_distance,
+    cross_entropy,
+    dkd,
+    huber,
+    jsd,
+    kl,
+    pearson_distance,
+    reverse_kl,
+    squared_difference,
+)
+from .features import LOGITS, Feature, Features
+from .reduction import Distances, reduce
+from .transforms import (
+    attention_log_probabilities,
+    both_real,
+    centred_gram,
+    clean,
+    examples,
+    first_token,
+    gram,
+    layer_angles,
+    layer_relations,
+    log_mean_of_heads,
+    mean_of_heads,
+    mean_of_neighbouring_heads,
+    mean_of_tokens,
+    neighbours,
+    row_angles,
+    row_correlations,
+    row_distances,
+    row_probabilities,
+    row_similarities,
+    self_relations,
+    standardise,
+    sum_of_heads,
+    token_similarity,
+    unit,
+    word_angles,
+    word_relations,
+)
+
+Project = Callable[[Tensor, LayerPair], Tensor]
+"""A pair's learned map of the student's features; the identity where there is none."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a term may look at: one batch of both models."""
+
+    student: Features
+    teacher: Features
+    """Empty where no term reads a teacher."""
+    labels: Tensor
+    """Class indices, shape [B]."""
+    token_mask: Tensor
+    """Shape [B, L], True at real tokens."""
+    progress: float
+    """Share of the stage's steps that are done."""
+
+    def pair(self, kind: FeatureKind, pair: LayerPair) -> tuple[Tensor, Tensor]:
+        """One feature of a student's and a teacher's layer."""
+        return self._sides(Feature(kind, pair.student), Feature(kind, pair.teacher))
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Both models' logits."""
+        return self._sides(LOGITS, LOGITS)
+
+    def student_logits(self) -> Tensor:
+        """The student's logits, where there may be no teacher."""
+        return clean("logits", self.student[LOGITS], self.token_mask)
+
+    def _sides(self, ours: Feature, theirs: Feature) -> tuple[Tensor, Tensor]:
+        return (
+            clean(ours.kind, self.student[ours], self.token_mask),
+            clean(theirs.kind, self.teacher[theirs].detach(), self.token_mask),
+        )
+
+
+def term_loss(resolved: ResolvedTerm, compared: Compared, project: Project) -> Tensor:
+    """A term's loss without its weight, shape []; its formula is in the docstring of its kind."""
+    term = resolved.term
+    match term:
+        case HardLabels():
+            logits = compared.student_logits()
+            return F.cross_entropy(logits, compared.labels, label_smoothing=term.label_smoothing)
+        case SoftLogits():
+            return _soft_logits(term, compared)
+        case LayerRelations():
+            return _layer_relations(term, resolved.pairs, compared)
+        case _:
+            pass
+    if not matches_layers(term):
+        assert isinstance(term, SampleTerm)
+        return _rows(term, *compared.logits())
+    losses = torch.stack([_pair_loss(resolved, pair, compared, project) for pair in resolved.pairs])
+    return losses.sum() if term.reduce_layers == "sum" else losses.mean()
+
+
+def _pair_loss(
+    resolved: ResolvedTerm, pair: LayerPair, compared: Compared, project: Project
+) -> Tensor:
+    mask = compared.token_mask
+    match resolved.term:
+        case HiddenStates() as term:
+            return _hidden_states(term, pair, compared, project)
+        case Gram():
+            student, teacher = compared.pair("hidden_states", pair)
+            # A bias must not fill the places of padding again.
+            student = clean("hidden_states", project(student, pair), mask)
+            products = squared_difference(gram(student, mask), gram(teacher, mask))
+            return reduce(Distances(products, "BHH"), mask)
+        case TokenSimilarity():
+            student, teacher = map(token_similarity, compared.pair("hidden_states", pair))
+            return reduce(Distances(squared_difference(student, teacher), "BLK"), mask)
+        case Cka() as term:
+            return _cka(*(_select(term.of, s, mask) for s in compared.pair("hidden_states", pair)))
+        case Attentions() as term:
+            return _attentions(term, *compared.pair("attentions", pair), mask)
+        case Relations() as term:
+            assert resolved.relation_heads is not None
+            return _relations(term, pair, compared, num_heads=resolved.relation_heads)
+        case WordRelations() as term:
+            return _word_relations(term, *compared.pair("hidden_states", pair), mask)
+        case Rkd() | Sp() | Pkt() | Cc() as term:
+            sides = compared.pair("hidden_states", pair)
+            student, teacher = (_select(term.of, side, mask) for side in sides)
+            return _rows(term, student, teacher)
+        case _:
+            raise AssertionError(f"{resolved.term.kind} compares no pair of layers")
+
+
+def _select(of: str, hidden: Tensor, token_mask: Tensor) -> Tensor:
+    match of:
+        case "tokens":
+            return examples(hidden, token_mask)
+        case "cls":
+            return first_token(hidden)
+        case "mean":
+            return mean_of_tokens(hidden, token_mask)
+        case _:
+            raise AssertionError(f"{of} stands for no row")
+
+
+def _nothing(student: Tensor) -> Tensor:
+    """The loss of a batch that is too small to have one; a gradient may pass through it."""
+    return student.sum() * 0.0
+
+
+# Response
+
+
+def _soft_logits(term: SoftLogits, compared: Compared) -> Tensor:
+    student, teacher = compared.logits()
+    match term.distance:
+        case "mse":
+            return _over_rows(squared_difference(student, teacher), "BC", compared)
+        case AnnealedMse(annealed_mse=steps):
+            phi = annealing(steps, progress=compared.progress)
+            squares = squared_difference(student, phi * teacher)
+            return _over_rows(squares, "BC", compared, sums="C")
+        case _:
+            pass
+    assert term.temperature is not None
+    if term.standardise:
+        student, teacher = standardise(student), standardise(teacher)
+    student, teacher = student / term.temperature, teacher / term.temperature
+    loss = _softened(term, student, teacher, compared)
+    return loss * term.temperature**2 if term.temperature_squared else loss
+
+
+def _softened(term: SoftLogits, student: Tensor, teacher: Tensor, compared: Compared) -> Tensor:
+    student_log, teacher_log = (F.log_softmax(side, dim=-1) for side in (student, teacher))
+    match term.distance:
+        case "kl":
+            values = kl(student_log, teacher_log)
+        case "cross_entropy":
+            values = cross_entropy(student_log, teacher_log)
+        case "reverse_kl":
+            values = reverse_kl(student_log, teacher_log)
+        case Jsd(jsd=beta):
+            values = jsd(student_log, teacher_log, beta=beta)
+        case Dkd(dkd=weights):
+            values = dkd(
+                student, teacher, compared.labels, target=weights.target, others=weights.others
+            )
+        case Dist(dist=weights):
+            probabilities = student_log.exp(), teacher_log.exp()
+            rows = pearson_distance(*probabilities, dim=-1)
+            columns = pearson_distance(*probabilities, dim=0)
+            return weights.rows * rows.mean() + weights.columns * columns.mean()
+        case "mse" | AnnealedMse():
+            raise AssertionError("raw logits are not softened")
+        case _:
+            assert_never(term.distance)
+    return _over_rows(values, "B", compared)
+
+
+def annealing(steps: int, *, progress: float) -> float:
+    """The share of the teacher's logits that is shown: from 1 / steps, in equal steps, to 1.
+
+    References:
+        Jafari et al., *Annealing Knowledge Distillation*, 2021, arXiv:2104.07163.
+    """
+    temperature = (1 - progress) * steps
+    return 1 - (max(1, math.ceil(temperature)) - 1) / steps
+
+
+def _over_rows(values: Tensor, axes: str, compared: Compared, *, sums: str = "") -> Tensor:
+    return reduce(Distances(values, axes), compared.token_mask, sums=sums)
+
+
+# Hidden states
+
+
+def _hidden_states(
+    term: HiddenStates, pair: LayerPair, compared: Compared, project: Project
+) -> Tensor:
+    student, teacher = compared.pair("hidden_states", pair)
+    axes = "BL"
+    if term.of != "tokens":
+        axes = "B"
+        student, teacher = (_select(term.of, s, compared.token_mask) for s in (student, teacher))
+    student = project(student, pair)
+    match term.distance:
+        case "cosine":
+            values = cosine_distance(student, teacher)
+            return _over_rows(values, axes, compared)
+        case "mse":
+            if term.normalise:
+                student, teacher = unit(student), unit(teacher)
+            sums = "H" if term.reduce_features == "sum" else ""
+            squares = squared_difference(student, teacher)
+            return _over_rows(squares, f"{axes}H", compared, sums=sums)
+        case _:
+            assert_never(term.distance)
+
+
+def _cka(student: Tensor, teacher: Tensor) -> Tensor:
+    if len(student) < _LEAST_EXAMPLES:
+        return _nothing(student)
+    return cka_distance(centred_gram(student), centred_gram(teacher))
+
+
+_LEAST_EXAMPLES = 4
+"""Of the unbiased estimate, which divides by the number of examples less 3."""
+
+
+# Attention
+
+
+def _attentions(term: Attentions, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    num_groups = student.shape[1] if term.head_map == "grouped" else 1
+    if term.of == "scores":
+        student = _map_scores(term, student, num_groups)
+        teacher = _map_scores(term, teacher, num_groups)
+        if term.compared == "mse":
+            return reduce(Distances(squared_difference(student, teacher), "BALK"), mask)
+    student, teacher = (attention_log_probabilities(side, mask) for side in (student, teacher))
+    if term.of == "probabilities" and term.head_map != "equal":
+        student = log_mean_of_heads(student, num_groups=num_groups)
+        teacher = log_mean_of_heads(teacher, num_groups=num_groups)
+    match term.compared:
+        case "mse":
+            squares = squared_difference(student.exp(), teacher.exp())
+            return reduce(Distances(squares, "BALK"), mask)
+        case "kl":
+            return reduce(Distances(kl(student, teacher), "BAL"), mask)
+        case "cross_entropy":
+            values = cross_entropy(student, teacher)
+            return reduce(Distances(values, "BAL"), mask)
+        case _:
+            assert_never(term.compared)
+
+
+def _map_scores(term: Attentions, scores: Tensor, num_groups: int) -> Tensor:
+    match term.head_map:
+        case "equal":
+            return scores
+        case "mean":
+            return mean_of_heads(scores)
+        case "sum":
+            return sum_of_heads(scores)
+        case "grouped":
+            return mean_of_neighbouring_heads(scores, num_groups=num_groups)
+        case _:
+            assert_never(term.head_map)
+
+
+def _relations(term: Relations, pair: LayerPair, compared: Compared, *, num_heads: int) -> Tensor:
+    mask = compared.token_mask
+    losses = []
+    for source in term.of:
+        student, teacher = compared.pair(RELATED[source], pair)
+        sides = (self_relations(side, mask, num_heads=num_heads) for side in (student, teacher))
+        losses.append(reduce(Distances(kl(*sides), "BAL"), mask))
+    return torch.stack(losses).sum()
+
+
+# Tokens and layers among themselves
+
+
+def _word_relations(term: WordRelations, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    match term.of:
+        case "pairs":
+            related = neighbours(mask, window=term.window)
+            sides = (word_relations(side, related) for side in (student, teacher))
+            return reduce(Distances(kl(*sides), "BL"), mask)
+        case "angles":
+            ours, offsets = word_angles(student, window=term.window)
+            theirs, _ = word_angles(teacher, window=term.window)
+            values = Distances(squared_difference(ours, theirs), "BLP")
+            return reduce(values, mask, also=both_real(mask, offsets))
+        case _:
+            assert_never(term.of)
+
+
+def _layer_relations(
+    term: LayerRelations, pairs: Sequence[LayerPair], compared: Compared
+) -> Tensor:
+    both = [compared.pair("hidden_states", pair) for pair in pairs]
+    sides = [torch.stack(side, dim=2) for side in zip(*both, strict=True)]
+    match term.of:
+        case "pairs":
+            values = kl(*map(layer_relations, sides))
+        case "angles":
+            values = squared_difference(*map(layer_angles, sides))
+        case _:
+            assert_never(term.of)
+    # Layers and triples of layers are averaged as features are: each has every token.
+    return _over_rows(values, "BLH", compared)
+
+
+# Rows among themselves
+
+
+def _rows(term: SampleTerm, student: Tensor, teacher: Tensor) -> Tensor:
+    if len(student) < LEAST_ROWS:
+        return _nothing(student)
+    match term:
+        case Rkd(relation="distances"):
+            return huber(row_distances(student), row_distances(teacher)).mean()
+        case Rkd():
+            return huber(row_angles(student), row_angles(teacher)).mean()
+        case Sp():
+            return squared_difference(row_similarities(student), row_similarities(teacher)).mean()
+        case Pkt():
+            return kl(row_probabilities(student), row_probabilities(teacher)).mean()
+        case Cc(gamma=gamma):
+            sides = (row_correlations(side, gamma=gamma) for side in (student, teacher))
+            return squared_difference(*sides).mean()
+        case _:
+            assert_never(term)
+
+
+LEAST_ROWS = 3
+"""A batch of fewer rows has no relation between rows to speak of: angles need three, and of two
+rows each picks the other."""
