@@ -1,13 +1,13 @@
 """The values of the axes that live under `axes` alone, but for knowledge."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
 from .initialisation import Initialisation
 from .knowledge import Term
-from .matching import Matching
+from .matching import Matching, Rule
 from .not_built import (
     INITIALISATIONS,
     MATCHINGS,
@@ -93,7 +93,8 @@ def refuse_not_built(axis: str, data: object, *, at: Path, report: Report) -> bo
     if word is None:
         return False
     known = {
-        "matching": "first, last, uniform, gap, {last_k: N}, {pairs: [[T, S]]}, {reverse: RULE}",
+        "matching": f"{', '.join(get_args(Rule))}, {{first_k: N}}, {{last_k: N}}, "
+        "{top_minus: N}, {pairs: [[T, S]]}, {reverse: RULE}",
         "initialisation": "random, {teacher_layers: ...}",
         "shape": "iso: encoder_parameters",
         "temperature": "a number",

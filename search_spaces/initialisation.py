@@ -1,13 +1,23 @@
 """Where a student's weights start."""
 
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Literal, assert_never, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from .matching import LayerPair, MatchingError, layer_pairs
+from .matching import BlockRule, LayerPair, MatchingError, Rule, layer_pairs
 from .spec import Count, Spec
 
 Part = Literal["copy", "random"]
+
+
+def _gives_each_block_one(value: object) -> object:
+    rules = get_args(BlockRule)
+    if value in get_args(Rule) and value not in rules:
+        raise ValueError(
+            f"`{value}` does not give each student block exactly one teacher block; write one of "
+            f"{', '.join(rules)}, or a list of teacher layers"
+        )
+    return value
 
 
 class TeacherLayers(Spec):
@@ -16,10 +26,10 @@ class TeacherLayers(Spec):
     Needs a student of the teacher's width, heads and feed-forward width.
     """
 
-    teacher_layers: (
-        Literal["first", "last", "uniform", "gap"]
-        | Annotated[tuple[Count, ...], Field(min_length=1)]
-    )
+    teacher_layers: Annotated[
+        BlockRule | Annotated[tuple[Count, ...], Field(min_length=1)],
+        BeforeValidator(_gives_each_block_one),
+    ]
     """A rule that gives each student block its teacher block, or one teacher block for each."""
     from_: Literal["fine_tuned", "pretrained"] = Field(default="fine_tuned", alias="from")
     """The teacher after or before its fine-tuning on the task."""

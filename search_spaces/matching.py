@@ -3,13 +3,26 @@
 Layers are counted from 1; 0 is the embedding output, as in Hugging Face's `hidden_states`.
 """
 
-from typing import Annotated, Literal, NamedTuple, assert_never
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal, NamedTuple, assert_never, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .spec import Count, Int, Spec
 
-Rule = Literal["first", "last", "uniform", "gap"]
+BlockRule = Literal["first", "last", "uniform", "gap", "linspace"]
+"""Rules that give each student block exactly one teacher block."""
+OneToOneRule = Literal[BlockRule, "pkd_skip", "pkd_last", "tinybert", "top", "embedding"]
+"""Rules that use no layer of either model twice."""
+Rule = Literal[OneToOneRule, "consecutive"]
+"""Rules without settings; `layer_pairs` says what each pairs."""
+
+
+class FirstK(Spec):
+    """The first k layers of both sides, in order."""
+
+    first_k: Count
+    """How many layers are matched; at most as many as the student has."""
 
 
 class LastK(Spec):
@@ -19,6 +32,22 @@ class LastK(Spec):
     """How many layers are matched; at most as many as the student has."""
 
 
+class TopMinus(Spec):
+    """One teacher layer some way below its last."""
+
+    top_minus: Count
+    """How far below; 1 is the teacher's last layer but one."""
+    student: Literal["last", "same"] = "last"
+    """Who learns from it: the student's `last` layer, or the one that is the `same` way below."""
+
+
+class RandomSorted(Spec):
+    """Teacher layers drawn anew in each epoch, in order, for the first k student layers."""
+
+    random_sorted: Count
+    """How many layers are drawn, never the teacher's last; at most as many as the student has."""
+
+
 class Pairs(Spec):
     """Explicit pairs of layers."""
 
@@ -26,14 +55,28 @@ class Pairs(Spec):
     """Pairs of [teacher, student]; 0 is the embedding output, -1 the last layer."""
 
 
+def _can_turn(value: object) -> object:
+    match value:
+        case "consecutive" | {"random_sorted": _} | {"pairs": _} | {"reverse": _}:
+            raise ValueError(
+                f"`{value}` cannot be reversed: that takes a rule with fixed pairs, one to "
+                f"one; write one of {', '.join(get_args(OneToOneRule))}, first_k, last_k, top_minus"
+            )
+        case _:
+            return value
+
+
 class Reverse(Spec):
     """Another rule's teacher layers in descending order: a control that breaks the order."""
 
-    reverse: "Rule | LastK"
-    """The rule whose teacher layers are turned round."""
+    reverse: Annotated[
+        OneToOneRule | FirstK | LastK | TopMinus,
+        BeforeValidator(_can_turn),
+    ]
+    """The rule whose teacher layers are turned round; it has to pair one to one."""
 
 
-Matching = Rule | LastK | Pairs | Reverse
+Matching = Rule | FirstK | LastK | TopMinus | RandomSorted | Pairs | Reverse
 
 
 class LayerPair(NamedTuple):
@@ -50,52 +93,72 @@ class MatchingError(ValueError):
 def layer_pairs(
     matching: Matching, *, num_teacher_layers: int, num_student_layers: int
 ) -> tuple[LayerPair, ...]:
-    """The pairs that a rule makes for two depths, in the student's order.
+    """The fixed pairs that a rule makes for two depths.
+
+    With L_T teacher and L_S student layers, and pairs written (teacher, student):
+
+    - `first`: (i, i); `last`: (L_T - L_S + i, i); `first_k`, `last_k`: their first or last k.
+    - `gap`: (i L_T / L_S, i), where L_S divides L_T; `uniform`: (ceil(i L_T / L_S), i), for all
+      depths.
+    - `linspace`: (floor(1 + (i - 1) (L_T - 1) / (L_S - 1) + 1/2), i), from the first layer to the
+      last; a student of one layer has the teacher's last.
+    - `consecutive`: all of ceil((i - 1) L_T / L_S) + 1 to ceil(i L_T / L_S) teach i.
+    - `pkd_skip`, `pkd_last`: `gap` and `last` without the student's last layer.
+    - `tinybert`: the embedding pair (0, 0), then `gap`.
+    - `embedding`: (0, 0); `top`: (L_T, L_S).
+    - `top_minus: j`: (L_T - j, L_S), or (L_T - j, L_S - j) with `student: same`.
+    - `reverse`: another rule's student layers with its teacher layers in the opposite order.
 
     Args:
         matching: The rule.
         num_teacher_layers: Depth of the teacher, without its embedding.
         num_student_layers: Depth of the student, without its embedding.
 
+    Returns:
+        Pairs in the student's order; explicit pairs in their own.
+
     Raises:
-        MatchingError: The student is deeper than the teacher, `gap` does not divide, `last_k`
-            exceeds the student, or a pair lies outside a model.
+        MatchingError: The student is deeper than the teacher, L_S does not divide L_T where it has
+            to, a number exceeds a model, no pair is left, a pair lies outside a model, or the rule
+            draws its pairs anew in each epoch.
 
     References:
-        Lu et al., *Knowledge Distillation of Transformer-based Language Models Revisited*, 2022,
-        arXiv:2206.14366. `gap` is TinyBERT's g(i) = i * L_T / L_S (Jiao et al., 2020,
-        arXiv:1909.10351, section 3.1); `uniform` is its ceiling, defined for all depths.
+        `first`, `last`, `gap`: Lu et al., *Knowledge Distillation of Transformer-based Language
+        Models Revisited*, 2022, arXiv:2206.14366. `tinybert`: Jiao et al., *TinyBERT*, 2020,
+        arXiv:1909.10351, section 3.1; its g(i) is `gap`, and `uniform` the ceiling of that.
+        `linspace`: the blocks that the code of Sanh et al., *DistilBERT*, 2019, arXiv:1910.01108,
+        copies. `consecutive`: Udagawa et al., *A Comparative Analysis of Task-Agnostic
+        Distillation Methods for Compressing Transformer Language Models*, 2023, arXiv:2310.08797,
+        whose groups overlap by one layer; these do not. `pkd_skip`, `pkd_last`: Sun et al.,
+        *Patient Knowledge Distillation for BERT Model Compression*, 2019, arXiv:1908.09355.
+        `top`: Wang et al., *MiniLM*, 2020, arXiv:2002.10957. `top_minus`: Wang et al., *MiniLMv2*,
+        2021, arXiv:2012.15828; with `student: same`, Muralidharan et al., *Compact Language Models
+        via Pruning and Knowledge Distillation*, 2024, arXiv:2407.14679, appendix A.6. `reverse`:
+        *Revisiting Intermediate-Layer Matching in Knowledge Distillation*, 2025, arXiv:2502.04499.
     """
     teacher, student = num_teacher_layers, num_student_layers
-    if not isinstance(matching, Pairs) and student > teacher:
-        raise MatchingError(
-            f"the student has {student} layers and the teacher {teacher}: "
-            "a rule cannot pair them; write explicit `pairs`"
-        )
+    if not isinstance(matching, Pairs):
+        _refuse_deeper_student(teacher=teacher, student=student)
     match matching:
-        case "first":
-            return tuple(LayerPair(n, n) for n in range(1, student + 1))
-        case "last":
-            return tuple(LayerPair(n, n + teacher - student) for n in range(1, student + 1))
-        case "uniform":
-            return tuple(LayerPair(n, -(-n * teacher // student)) for n in range(1, student + 1))
-        case "gap":
-            if teacher % student:
-                raise MatchingError(
-                    f"`gap` needs the teacher's depth ({teacher}) to be a multiple of the "
-                    f"student's ({student}); `uniform` is defined for all depths"
-                )
-            return tuple(LayerPair(n, n * teacher // student) for n in range(1, student + 1))
+        case str():
+            return tuple(_rule_pairs(matching, teacher=teacher, student=student))
+        case FirstK(first_k=k):
+            _refuse_more("first_k", k, depth=student, side="student")
+            return tuple(LayerPair(n, n) for n in range(1, k + 1))
         case LastK(last_k=k):
-            if k > student:
-                raise MatchingError(f"`last_k: {k}` exceeds the student's {student} layers")
+            _refuse_more("last_k", k, depth=student, side="student")
             return tuple(LayerPair(student - k + n, teacher - k + n) for n in range(1, k + 1))
+        case TopMinus(top_minus=below, student=learner):
+            _refuse_more_below_last("top_minus", below, depth=teacher, side="teacher")
+            if learner == "last":
+                return (LayerPair(student, teacher - below),)
+            _refuse_more_below_last("top_minus", below, depth=student, side="student")
+            return (LayerPair(student - below, teacher - below),)
+        case RandomSorted():
+            raise MatchingError("draws its pairs anew in each epoch and has no fixed ones")
         case Reverse(reverse=rule):
             pairs = layer_pairs(rule, num_teacher_layers=teacher, num_student_layers=student)
-            turned = reversed([pair.teacher for pair in pairs])
-            return tuple(
-                LayerPair(pair.student, layer) for pair, layer in zip(pairs, turned, strict=True)
-            )
+            return _reversed(pairs)
         case Pairs(pairs=pairs):
             return tuple(
                 LayerPair(_layer(s, student, "student"), _layer(t, teacher, "teacher"))
@@ -103,6 +166,116 @@ def layer_pairs(
             )
         case _:
             assert_never(matching)
+
+
+def possible_pairs(
+    matching: Matching, *, num_teacher_layers: int, num_student_layers: int
+) -> tuple[LayerPair, ...]:
+    """Every pair that some epoch may compare; the fixed pairs of a rule that draws none.
+
+    With `random_sorted: k`, n - 1 layers lie below the n-th of those drawn and k - n above it, so
+    that student layer n may meet the teacher's layers n to L_T - 1 - k + n.
+
+    Args:
+        matching: The rule.
+        num_teacher_layers: Depth of the teacher, without its embedding.
+        num_student_layers: Depth of the student, without its embedding.
+
+    Raises:
+        MatchingError: As of `layer_pairs`, or more layers are drawn than a model has.
+    """
+    teacher, student = num_teacher_layers, num_student_layers
+    if not isinstance(matching, RandomSorted):
+        return layer_pairs(matching, num_teacher_layers=teacher, num_student_layers=student)
+    k = matching.random_sorted
+    _refuse_deeper_student(teacher=teacher, student=student)
+    _refuse_more("random_sorted", k, depth=student, side="student")
+    _refuse_more_below_last("random_sorted", k, depth=teacher, side="teacher")
+    return tuple(
+        LayerPair(n, layer) for n in range(1, k + 1) for layer in range(n, teacher - k + n)
+    )
+
+
+def drawn_pairs(
+    matching: RandomSorted, *, num_teacher_layers: int, permute: Callable[[int], Sequence[int]]
+) -> tuple[LayerPair, ...]:
+    """The pairs of one epoch.
+
+    k of the teacher's layers 1 to L_T - 1, in ascending order, teach the student's layers 1 to k.
+
+    Args:
+        matching: Says k.
+        num_teacher_layers: L_T.
+        permute: Gives the numbers from 0 to n - 1 in random order.
+
+    References:
+        Haidar et al., *RAIL-KD: RAndom Intermediate Layer Mapping for Knowledge Distillation*,
+        2022, arXiv:2109.10164; there k is L_S - 1.
+    """
+    below_last = permute(num_teacher_layers - 1)
+    drawn = sorted(layer + 1 for layer in below_last[: matching.random_sorted])
+    return tuple(LayerPair(n, layer) for n, layer in enumerate(drawn, start=1))
+
+
+def _rule_pairs(rule: Rule, *, teacher: int, student: int) -> Iterator[LayerPair]:
+    blocks = range(1, student + 1)
+    match rule:
+        case "first":
+            yield from (LayerPair(n, n) for n in blocks)
+        case "last":
+            yield from (LayerPair(n, n + teacher - student) for n in blocks)
+        case "uniform":
+            yield from (LayerPair(n, _uniform(n, teacher, student)) for n in blocks)
+        case "gap":
+            yield from _gap_pairs(rule, teacher=teacher, student=student)
+        case "linspace":
+            yield from (LayerPair(n, _linspace(n, teacher, student)) for n in blocks)
+        case "consecutive":
+            for n in blocks:
+                group = range(_uniform(n - 1, teacher, student), _uniform(n, teacher, student))
+                yield from (LayerPair(n, layer + 1) for layer in group)
+        case "pkd_skip":
+            _refuse_single_layer(rule, student)
+            yield from _gap_pairs(rule, teacher=teacher, student=student)[:-1]
+        case "pkd_last":
+            _refuse_single_layer(rule, student)
+            yield from (LayerPair(n, n + teacher - student) for n in blocks[:-1])
+        case "tinybert":
+            yield LayerPair(0, 0)
+            yield from _gap_pairs(rule, teacher=teacher, student=student)
+        case "top":
+            yield LayerPair(student, teacher)
+        case "embedding":
+            yield LayerPair(0, 0)
+        case _:
+            assert_never(rule)
+
+
+def _uniform(n: int, teacher: int, student: int) -> int:
+    return -(-n * teacher // student)
+
+
+def _linspace(n: int, teacher: int, student: int) -> int:
+    """The formula of `linspace` over its common denominator: Python's `round` goes to even."""
+    if student == 1:
+        return teacher
+    return 1 + (2 * (n - 1) * (teacher - 1) + student - 1) // (2 * (student - 1))
+
+
+def _gap_pairs(rule: Rule, *, teacher: int, student: int) -> tuple[LayerPair, ...]:
+    if teacher % student:
+        raise MatchingError(
+            f"`{rule}` needs the teacher's depth ({teacher}) to be a multiple of the "
+            f"student's ({student}); `uniform` is defined for all depths"
+        )
+    return tuple(LayerPair(n, n * teacher // student) for n in range(1, student + 1))
+
+
+def _reversed(pairs: tuple[LayerPair, ...]) -> tuple[LayerPair, ...]:
+    return tuple(
+        LayerPair(pair.student, opposite.teacher)
+        for pair, opposite in zip(pairs, reversed(pairs), strict=True)
+    )
 
 
 def _layer(index: int, depth: int, side: str) -> int:
@@ -114,6 +287,34 @@ def _layer(index: int, depth: int, side: str) -> int:
     return layer
 
 
+def _refuse_deeper_student(*, teacher: int, student: int) -> None:
+    if student > teacher:
+        raise MatchingError(
+            f"the student has {student} layers and the teacher {teacher}: "
+            "a rule cannot pair them; write explicit `pairs`"
+        )
+
+
+def _refuse_more(key: str, number: int, *, depth: int, side: str) -> None:
+    if number > depth:
+        raise MatchingError(f"`{key}: {number}` exceeds the {side}'s {depth} layers")
+
+
+def _refuse_more_below_last(key: str, number: int, *, depth: int, side: str) -> None:
+    if number > depth - 1:
+        raise MatchingError(
+            f"`{key}: {number}` exceeds the {depth - 1} layers below the {side}'s last"
+        )
+
+
+def _refuse_single_layer(rule: Rule, student: int) -> None:
+    if student == 1:
+        raise MatchingError(
+            f"`{rule}` leaves out the student's last layer, and it has only one: no pair is left; "
+            "`top` pairs the last layers"
+        )
+
+
 def matching_label(matching: Matching) -> str:
     """The name by which a rule stands in tables and predicates.
 
@@ -122,8 +323,16 @@ def matching_label(matching: Matching) -> str:
     match matching:
         case str():
             return matching
+        case FirstK(first_k=k):
+            return f"first_k-{k}"
         case LastK(last_k=k):
             return f"last_k-{k}"
+        case TopMinus(top_minus=below, student="last"):
+            return f"top_minus-{below}"
+        case TopMinus(top_minus=below, student=learner):
+            return f"top_minus-{below}-{learner}"
+        case RandomSorted(random_sorted=k):
+            return f"random_sorted-{k}"
         case Reverse(reverse=rule):
             return f"reverse-{matching_label(rule)}"
         case Pairs(pairs=pairs):

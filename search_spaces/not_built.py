@@ -9,10 +9,7 @@ RECIPES = frozenset(
     | {"bert_emd", "alp_kd", "ckd", "rail_kd", "dkd"}
 )
 KINDS = frozenset({"crd"})
-MATCHINGS = frozenset(
-    {"linspace", "consecutive", "pkd_skip", "pkd_last", "top1", "random_sorted", "combine"}
-    | {"attention", "emd", "search", "progressive"}
-)
+MATCHINGS = frozenset({"combine", "attention", "emd", "search", "progressive"})
 INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
 SHAPES = frozenset({"parameters", "flops", "total_parameters"})
 """Budgets that `iso` may come to hold equal."""

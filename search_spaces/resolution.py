@@ -4,9 +4,9 @@ Pure integers, so that a plan refuses what a trainer would.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeGuard, assert_never
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self, TypeGuard, assert_never
 
 from .knowledge import (
     Attentions,
@@ -31,7 +31,7 @@ from .knowledge import (
     inert_fields,
     term_label,
 )
-from .matching import LayerPair, MatchingError, Pairs, layer_pairs
+from .matching import LayerPair, MatchingError, Pairs, RandomSorted, drawn_pairs, possible_pairs
 from .sizes import Sizes
 
 FeatureKind = Literal["logits", "hidden_states", "attentions", "queries", "keys", "values"]
@@ -85,7 +85,8 @@ class ResolvedTerm:
 
     term: Term
     pairs: tuple[LayerPair, ...]
-    """The layers that are compared; empty where a term compares none."""
+    """The layers that are compared, in some epoch at least; empty where a term compares none."""
+    num_teacher_layers: int
     projection: ResolvedProjection | None
     """None where there is no learned map."""
     relation_heads: int | None
@@ -98,6 +99,18 @@ class ResolvedTerm:
             return frozenset({LOGITS})
         layers = {getattr(pair, side) for pair in self.pairs}
         return frozenset(Feature(kind, layer) for kind in kinds for layer in layers)
+
+    def of_epoch(self, permute: Callable[[int], Sequence[int]]) -> Self:
+        """The term with the pairs of one epoch; itself, where they are the same in all.
+
+        Args:
+            permute: Gives the numbers from 0 to n - 1 in an order of this epoch's own.
+        """
+        matching = self.term.matching if matches_layers(self.term) else None
+        if not isinstance(matching, RandomSorted):
+            return self
+        pairs = drawn_pairs(matching, num_teacher_layers=self.num_teacher_layers, permute=permute)
+        return replace(self, pairs=pairs)
 
     def describe(self) -> dict[str, Any]:
         """Everything that acts, as JSON; pairs are [teacher, student] as in a grid."""
@@ -134,6 +147,7 @@ def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
     return ResolvedTerm(
         term,
         pairs,
+        teacher.num_hidden_layers,
         _projection(term, student=student, teacher=teacher),
         (term.heads or student.num_attention_heads) if isinstance(term, Relations) else None,
     )
@@ -157,7 +171,7 @@ def trains_head(term: Term) -> bool:
 def _pairs(term: LayerTerm, *, student: Sizes, teacher: Sizes) -> tuple[LayerPair, ...]:
     if term.matching is None:
         raise MatchingError("is missing: name a rule, such as `uniform`")
-    pairs = layer_pairs(
+    pairs = possible_pairs(
         term.matching,
         num_teacher_layers=teacher.num_hidden_layers,
         num_student_layers=student.num_hidden_layers,

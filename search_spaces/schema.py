@@ -18,7 +18,10 @@ _PREDICATE_HELP = (
     "Maps paths to a value, a list of alternatives, or an operator. Composite values match by "
     "their label: terms joined by `+`, `last_k-2`, `reverse-uniform`, `3x384x12`."
 )
-_COMPOSITES = ("Shape", "LastK", "Pairs", "Reverse", "TeacherLayers")
+_COMPOSITES = (
+    *("Shape", "FirstK", "LastK", "TopMinus", "RandomSorted", "Pairs", "Reverse"),
+    "TeacherLayers",
+)
 """Values of axes that may carry a label beside their own keys."""
 
 _FIXED_HELP = {

@@ -8,7 +8,7 @@ from typing import Any
 from .errors import Problem
 from .initialisation import TeacherLayers, initialisation_label
 from .knowledge import Term, term_label
-from .matching import LastK, Pairs, Reverse, matching_label
+from .matching import FirstK, LastK, Pairs, RandomSorted, Reverse, TopMinus, matching_label
 from .shape import Shape, shape_label
 from .spec import LABEL_PATTERN
 from .tree import Scalar
@@ -80,7 +80,7 @@ def label_of(data: object) -> Scalar:
             return data
         case Shape():
             label = shape_label(data)
-        case LastK() | Pairs() | Reverse():
+        case FirstK() | LastK() | TopMinus() | RandomSorted() | Pairs() | Reverse():
             label = matching_label(data)
         case TeacherLayers():
             label = initialisation_label(data)

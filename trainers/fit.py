@@ -199,6 +199,7 @@ class _Run:
         train = self.job.tokens.train
         if epoch != self._epoch:
             self._epoch = epoch
+            self.job.objective.begin_epoch(epoch)
             self._batches = epoch_batches(
                 train.lengths,
                 batch_size=self.job.training.batch_size,

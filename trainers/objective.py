@@ -4,7 +4,7 @@ A term is checked and resolved (layer pairs, projections) before anything is tra
 resolved list says which features are read, is written down with the trial, and computes the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,6 +43,9 @@ class Objective(nn.Module):
         """In the stage's canonical order."""
         self.student_needs = _needs(self.terms, "student")
         self.teacher_needs = _needs(self.terms, "teacher")
+        self._seed = seed
+        self._now = self.terms
+        self.begin_epoch(0)
         self.projections = nn.ModuleDict(
             {
                 str(index): _make_projections(term, seed=seed)
@@ -54,6 +57,15 @@ class Objective(nn.Module):
     def describe(self) -> list[dict[str, Any]]:
         """The resolved terms as JSON, in order."""
         return [{"index": index, **term.describe()} for index, term in enumerate(self.terms)]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw what is drawn anew in each epoch; a function of seed, term and epoch alone."""
+        self._now = tuple(term.of_epoch(self._permute(term, epoch)) for term in self.terms)
+
+    def _permute(self, resolved: ResolvedTerm, epoch: int) -> Callable[[int], list[int]]:
+        content = canonical_json(canonical_term(resolved.term))
+        stream = generator(self._seed, "matching", content, str(epoch))
+        return lambda n: torch.randperm(n, generator=stream).tolist()
 
     def forward(
         self,
@@ -80,7 +92,7 @@ class Objective(nn.Module):
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
                 term_loss(term, compared, partial(self._project, index))
-                for index, term in enumerate(self.terms)
+                for index, term in enumerate(self._now)
             ]
             weighted = [
                 term.term.weight * loss for term, loss in zip(self.terms, losses, strict=True)

@@ -7,6 +7,7 @@ Roles, the first of which names the stream:
 
 * `"backbone"`, a parameter's name, and `"head"`, a parameter's name: a student's random weights;
 * `"projection"`, a term's canonical JSON, a layer pair: a learned projection;
+* `"matching"`, a term's canonical JSON, an epoch: the layers that a rule draws anew;
 * `"order"`, an epoch: the order of the rows;
 * `"dropout"`: the masks of a student's dropout.
 """

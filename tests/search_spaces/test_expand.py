@@ -295,8 +295,14 @@ SKIPPED = [
     ("shape: [{layers: 7, width: 384, heads: 12}]", "matching", "explicit `pairs`"),
     ("matching: [{last_k: 4}]", "matching", "exceeds"),
     ("matching: [{pairs: [[7, 1]]}]", "matching", "outside the teacher"),
+    ("matching: [{random_sorted: 6}]", "matching", "exceeds"),
     (
         "knowledge: [[soft_logits, attentions]]|matching: [{pairs: [[0, 0]]}]",
+        "matching",
+        "the embedding, which has no attention",
+    ),
+    (
+        "knowledge: [[soft_logits, attentions]]|matching: [tinybert]",
         "matching",
         "the embedding, which has no attention",
     ),

@@ -19,6 +19,21 @@ def test_a_list_says_each_block() -> None:
     assert [pair.teacher for pair in chosen] == [1, 3, 5, 8, 10, 12]
 
 
+def test_linspace_copies_the_blocks_of_distilbert() -> None:
+    start = TeacherLayers(teacher_layers="linspace")
+    chosen = source_layers(start, num_teacher_layers=12, num_student_layers=6)
+    assert [pair.teacher for pair in chosen] == [1, 3, 5, 8, 10, 12]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["consecutive", "pkd_skip", "pkd_last", "tinybert", "top", "embedding"],
+)
+def test_a_rule_that_leaves_blocks_open_or_shares_them_is_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match=f"`{rule}` does not give each student block exactly one"):
+        TeacherLayers.model_validate({"teacher_layers": rule})
+
+
 @pytest.mark.parametrize("layers", [(1, 2), (1, 2, 9)])
 def test_a_list_of_the_wrong_length_or_beyond_the_teacher_is_refused(
     layers: tuple[int, ...],

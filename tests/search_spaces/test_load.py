@@ -104,8 +104,8 @@ def with_axis(line: str) -> str:
             "axes.knowledge[0].matching: matching `emd` is not built yet",
         ),
         (
-            with_axis("matching: [pkd_skip]"),
-            "axes.matching[0]: matching `pkd_skip` is not built yet",
+            with_axis("matching: [combine]"),
+            "axes.matching[0]: matching `combine` is not built yet",
         ),
         (
             with_axis("initialisation: [{checkpoint: folder}]"),
@@ -172,6 +172,25 @@ def test_what_is_not_built_yet_is_refused_by_name(body: str, expected: str) -> N
         (
             with_axis("matching: [{pairs: [[1, 2, 3]]}]"),
             "axes.matching[0].pairs[0]: has 3 entries",
+        ),
+        (
+            with_axis("matching: [{top_minus: 0}]"),
+            "axes.matching[0].top_minus: `0` is not at least 1",
+        ),
+        (
+            with_axis("matching: [{reverse: consecutive}]"),
+            "axes.matching[0].reverse: `consecutive` cannot be reversed: "
+            "that takes a rule with fixed pairs, one to one",
+        ),
+        (
+            with_axis("matching: [{reverse: {random_sorted: 2}}]"),
+            "axes.matching[0].reverse: `{'random_sorted': 2}` cannot be reversed: "
+            "that takes a rule with fixed pairs, one to one",
+        ),
+        (
+            with_axis("initialisation: [{teacher_layers: pkd_skip}]"),
+            "axes.initialisation[0].teacher_layers: `pkd_skip` does not give each student block "
+            "exactly one teacher block",
         ),
         (
             with_axis("initialisation: [{teacher_layers: uniform, form: pretrained}]"),

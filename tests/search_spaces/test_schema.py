@@ -28,7 +28,9 @@ axes:
     - {label: both, terms: [soft_logits, {kind: hidden_states, distance: cosine}]}
     - {kind: soft_logits, distance: mse}
   matching: [uniform, last, first, {last_k: 2}, {pairs: [[6, -1]]}, {reverse: uniform},
-    {label: cross, pairs: [[6, 1], [1, 3]]}]
+    {label: cross, pairs: [[6, 1], [1, 3]]}, linspace, consecutive, pkd_skip, pkd_last, tinybert,
+    top, embedding, {first_k: 1}, {label: below, top_minus: 1, student: same},
+    {reverse: {top_minus: 1}}]
   temperature: [1, 2.5]
   shape:
     - {layers: 3, width: 384, heads: 12}
@@ -82,6 +84,9 @@ def test_good_grids_pass_schema_and_reader(text: str) -> None:
         ("    - hard_labels", "    - hard_label"),
         ("distance: cosine", "distance: cosinus"),
         ("{last_k: 2}", "{last_k: 0}"),
+        ("student: same", "student: first"),
+        ("{reverse: uniform}", "{reverse: consecutive}"),
+        ("{teacher_layers: uniform,", "{teacher_layers: pkd_skip,"),
         ("[[6, -1]]", "[[6, -1, 2]]"),
         ("width/64", "width-64"),
         ("training.learning_rate: [", "training.learning_rat: ["),
