@@ -2,6 +2,7 @@
 
 from .errors import DataError, GridError, InputError, Problem, TeacherError
 from .expand import Collapsed, Plan, PlannedTrial, Skipped, expand
+from .explanation import Explanation, explain, explanations
 from .facts import Facts, ModelFacts, ShippedFacts, TaskFacts
 from .grid import Grid
 from .ids import Identifier, TrialIds
@@ -14,6 +15,7 @@ __all__ = [
     "Collapsed",
     "DataError",
     "Digests",
+    "Explanation",
     "Facts",
     "Grid",
     "GridError",
@@ -30,6 +32,8 @@ __all__ = [
     "Trial",
     "TrialIds",
     "expand",
+    "explain",
+    "explanations",
     "grid_schema",
     "group_id",
     "load_grid",

@@ -3,7 +3,7 @@
 Layers are counted from 1; 0 is the embedding output, as in Hugging Face's `hidden_states`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, assert_never, get_args
 
 from pydantic import BeforeValidator, Field
@@ -15,25 +15,53 @@ BlockRule = Literal["first", "last", "uniform", "gap", "linspace"]
 OneToOneRule = Literal[BlockRule, "pkd_skip", "pkd_last", "tinybert", "top", "embedding"]
 """Rules that use no layer of either model twice."""
 Rule = Literal[OneToOneRule, "consecutive"]
-"""Rules without settings; `layer_pairs` says what each pairs."""
+"""Rules without settings; `RULES` says what each pairs."""
+
+RULES: Mapping[Rule, str] = {
+    "first": "(i, i). Lu et al., 2022, arXiv:2206.14366.",
+    "last": "(L_T - L_S + i, i). Lu et al., 2022, arXiv:2206.14366.",
+    "uniform": "(ceil(i L_T / L_S), i), for all depths; `gap` where that is defined.",
+    "gap": "(i L_T / L_S, i), where L_S divides L_T. Jiao et al., TinyBERT, 2020, "
+    "arXiv:1909.10351, section 3.1.",
+    "linspace": "(floor(1 + (i - 1) (L_T - 1) / (L_S - 1) + 1/2), i), from the first layer to the "
+    "last; a student of one layer has the teacher's last. The blocks that the code of Sanh et al., "
+    "DistilBERT, 2019, arXiv:1910.01108, copies.",
+    "pkd_skip": "`gap` without the student's last layer. Sun et al., PKD, 2019, arXiv:1908.09355.",
+    "pkd_last": "`last` without the student's last layer. Sun et al., PKD, 2019, arXiv:1908.09355.",
+    "tinybert": "The embedding pair (0, 0), then `gap`; for attention the blocks alone. Jiao et "
+    "al., TinyBERT, 2020, arXiv:1909.10351, section 3.1.",
+    "top": "(L_T, L_S). Wang et al., MiniLM, 2020, arXiv:2002.10957.",
+    "embedding": "(0, 0), the outputs of the embeddings.",
+    "consecutive": "All of ceil((i - 1) L_T / L_S) + 1 to ceil(i L_T / L_S) teach i. Udagawa et "
+    "al., 2023, arXiv:2310.08797, whose groups overlap by one layer; these do not.",
+}
+"""What each rule pairs, written (teacher, student) for L_T teacher and L_S student layers."""
 
 
 class FirstK(Spec):
-    """The first k layers of both sides, in order."""
+    """The first k layers of both sides, in order: (i, i) for i up to k."""
 
     first_k: Count
     """How many layers are matched; at most as many as the student has."""
 
 
 class LastK(Spec):
-    """The last k layers of both sides, in order: the teacher's last meets the student's last."""
+    """The last k layers of both sides, in order: the teacher's last meets the student's last.
+
+    Formula: (L_T - k + i, L_S - k + i) for i up to k.
+    """
 
     last_k: Count
     """How many layers are matched; at most as many as the student has."""
 
 
 class TopMinus(Spec):
-    """One teacher layer some way below its last."""
+    """One teacher layer some way below its last.
+
+    Formula: (L_T - j, L_S), or with `student: same` (L_T - j, L_S - j).
+    Paper: Wang et al., MiniLMv2, 2021, arXiv:2012.15828; with `student: same` Muralidharan et al.,
+    2024, arXiv:2407.14679, appendix A.6.
+    """
 
     top_minus: Count
     """How far below; 1 is the teacher's last layer but one."""
@@ -42,7 +70,11 @@ class TopMinus(Spec):
 
 
 class RandomSorted(Spec):
-    """Teacher layers drawn anew in each epoch, in order, for the first k student layers."""
+    """Teacher layers drawn anew in each epoch, in order, for the first k student layers.
+
+    Formula: k of the layers 1 to L_T - 1, sorted, teach the student's layers 1 to k.
+    Paper: Haidar et al., RAIL-KD, 2022, arXiv:2109.10164; there k is L_S - 1.
+    """
 
     random_sorted: Count
     """How many layers are drawn, never the teacher's last; at most as many as the student has."""
@@ -67,7 +99,10 @@ def _can_turn(value: object) -> object:
 
 
 class Reverse(Spec):
-    """Another rule's teacher layers in descending order: a control that breaks the order."""
+    """Another rule's teacher layers in descending order: a control that breaks the order.
+
+    Paper: Revisiting Intermediate-Layer Matching in Knowledge Distillation, 2025, arXiv:2502.04499.
+    """
 
     reverse: Annotated[
         OneToOneRule | FirstK | LastK | TopMinus,
@@ -95,19 +130,7 @@ def layer_pairs(
 ) -> tuple[LayerPair, ...]:
     """The fixed pairs that a rule makes for two depths.
 
-    With L_T teacher and L_S student layers, and pairs written (teacher, student):
-
-    - `first`: (i, i); `last`: (L_T - L_S + i, i); `first_k`, `last_k`: their first or last k.
-    - `gap`: (i L_T / L_S, i), where L_S divides L_T; `uniform`: (ceil(i L_T / L_S), i), for all
-      depths.
-    - `linspace`: (floor(1 + (i - 1) (L_T - 1) / (L_S - 1) + 1/2), i), from the first layer to the
-      last; a student of one layer has the teacher's last.
-    - `consecutive`: all of ceil((i - 1) L_T / L_S) + 1 to ceil(i L_T / L_S) teach i.
-    - `pkd_skip`, `pkd_last`: `gap` and `last` without the student's last layer.
-    - `tinybert`: the embedding pair (0, 0), then `gap`.
-    - `embedding`: (0, 0); `top`: (L_T, L_S).
-    - `top_minus: j`: (L_T - j, L_S), or (L_T - j, L_S - j) with `student: same`.
-    - `reverse`: another rule's student layers with its teacher layers in the opposite order.
+    `RULES` and the classes of the others say which.
 
     Args:
         matching: The rule.
@@ -121,20 +144,6 @@ def layer_pairs(
         MatchingError: The student is deeper than the teacher, L_S does not divide L_T where it has
             to, a number exceeds a model, no pair is left, a pair lies outside a model, or the rule
             draws its pairs anew in each epoch.
-
-    References:
-        `first`, `last`, `gap`: Lu et al., *Knowledge Distillation of Transformer-based Language
-        Models Revisited*, 2022, arXiv:2206.14366. `tinybert`: Jiao et al., *TinyBERT*, 2020,
-        arXiv:1909.10351, section 3.1; its g(i) is `gap`, and `uniform` the ceiling of that.
-        `linspace`: the blocks that the code of Sanh et al., *DistilBERT*, 2019, arXiv:1910.01108,
-        copies. `consecutive`: Udagawa et al., *A Comparative Analysis of Task-Agnostic
-        Distillation Methods for Compressing Transformer Language Models*, 2023, arXiv:2310.08797,
-        whose groups overlap by one layer; these do not. `pkd_skip`, `pkd_last`: Sun et al.,
-        *Patient Knowledge Distillation for BERT Model Compression*, 2019, arXiv:1908.09355.
-        `top`: Wang et al., *MiniLM*, 2020, arXiv:2002.10957. `top_minus`: Wang et al., *MiniLMv2*,
-        2021, arXiv:2012.15828; with `student: same`, Muralidharan et al., *Compact Language Models
-        via Pruning and Knowledge Distillation*, 2024, arXiv:2407.14679, appendix A.6. `reverse`:
-        *Revisiting Intermediate-Layer Matching in Knowledge Distillation*, 2025, arXiv:2502.04499.
     """
     teacher, student = num_teacher_layers, num_student_layers
     if not isinstance(matching, Pairs):

@@ -52,6 +52,7 @@ def read_knowledge(data: object, *, at: Path, report: Report) -> Value | None:
         return None
 
 
+_MEND = "Write a kind, such as `hard_labels`; `kdsweep explain` lists them"
 _KNOWLEDGE_MEND = "Write `{label: <name>, terms: [...]}`"
 
 
@@ -82,15 +83,15 @@ def _read_term(item: object, *, at: Path, report: Report) -> Term | None:
     elif isinstance(item, dict) and "kind" in item:
         place = (*at, "kind")
     else:
-        report.add(at, f"{show(item)} is not a term", f"Write a kind: {', '.join(TERM_KINDS)}")
+        report.add(at, f"{show(item)} is not a term", _MEND)
         return None
     kind = item["kind"]
     if not isinstance(kind, str):
-        report.add(place, f"{show(kind)} is not a kind", f"Write one of {', '.join(TERM_KINDS)}")
+        report.add(place, f"{show(kind)} is not a kind", _MEND)
         return None
     if kind in RECIPES or kind in KINDS:
         sort = "recipe" if kind in RECIPES else "kind"
-        report.add(place, f"{sort} `{kind}` {NOT_BUILT}", f"Built: {', '.join(TERM_KINDS)}")
+        report.add(place, f"{sort} `{kind}` {NOT_BUILT}", _MEND)
         return None
     if kind not in TERM_KINDS:
         report.add(place, f"{show(kind)} is not a kind", did_you_mean(kind, TERM_KINDS))

@@ -84,9 +84,11 @@ def stdout() -> Console:
 @app.command()
 def plan(grid: GridFile, store: StoreFolder = None, as_json: AsJson = False) -> None:
     """Count a grid's trials and say what would be skipped, collapsed, or is done already."""
+    # A wrong grid is refused before anything heavy is imported.
+    read = load_grid(grid)
     from .forecast import forecast, print_forecast
 
-    told = forecast(load_grid(grid), store)
+    told = forecast(read, store)
     if as_json:
         _print_json(told.as_json())
     else:
@@ -237,6 +239,21 @@ def logs(folder: Folder, trial: TrialId) -> None:
 
     if not print_logs(folder, trial, console=stdout()):
         raise typer.Exit(NO_MATCH)
+
+
+@app.command()
+def explain(
+    word: Annotated[
+        str | None, typer.Argument(metavar="[WORD]", help="Such as `relations` or `uniform`.")
+    ] = None,
+) -> None:
+    """Every knowledge, matching and initialisation, with formula, needs and paper."""
+    from .explaining import print_word, print_words
+
+    if word is None:
+        print_words(stdout())
+    else:
+        print_word(word, stdout())
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Terms of every kind, random features of two small models, and a term's loss of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdsweep.search_spaces.knowledge import Term
-from kdsweep.search_spaces.resolution import Feature, resolve_term
+from kdsweep.search_spaces.resolution import Feature, FeatureKind, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
 from kdsweep.trainers.comparisons import Compared, term_loss
 from kdsweep.trainers.features import Features
@@ -105,6 +105,17 @@ def random_features(*, seed: int, sizes: Sizes = MODEL) -> dict[Feature, Tensor]
                 vectors = torch.randn(rows, length, width, generator=stream)
                 features[Feature(kind, layer)] = vectors
     return features
+
+
+def features_of(*kinds: FeatureKind, **layers: Iterable[int]) -> frozenset[Feature]:
+    """Features by kind: those without layers by name, the others with their layers."""
+    of_layers = {Feature(kind, n) for kind, found in layers.items() for n in found}
+    return frozenset({Feature(kind, 0) for kind in kinds} | of_layers)
+
+
+def by_layer(features: Features, kind: FeatureKind) -> dict[int, Tensor]:
+    """The features of one kind by their layer."""
+    return {feature.layer: tensor for feature, tensor in features.items() if feature.kind == kind}
 
 
 def loss(

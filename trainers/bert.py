@@ -123,6 +123,8 @@ def read_features(
         features[LOGITS] = known(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
         ).logits
+    # A layer that silently did not come back would be a term that silently is zero.
+    assert _recorded(needs) <= features.keys(), "the output of a layer did not come back"
     for feature in needs:
         if feature.kind == "attentions":
             features[feature] = _scores(
@@ -130,8 +132,6 @@ def read_features(
                 features[Feature("keys", feature.layer)],
                 num_heads=size.num_attention_heads,
             )
-    # A layer that silently did not come back would be a term that silently is zero.
-    assert needs <= features.keys(), "the output of a block did not come back"
     rows, length = input_ids.shape
     shapes = {
         "logits": (rows, size.num_labels),

@@ -283,12 +283,12 @@ SKIPPED = [
         "knowledge: [[soft_logits, {kind: hidden_states, projection: none}]]|"
         "shape: [{layers: 3, width: 192, heads: 12}]",
         "width",
-        "student's width is 192 and the teacher's 384",
+        "the student is 192 wide and the teacher 384",
     ),
     (
         "knowledge: [[soft_logits, attentions]]|shape: [{layers: 3, width: 384, heads: 6}]",
         "heads",
-        "the student has 6 and the teacher 12",
+        "the student has 6 heads and the teacher 12",
     ),
     ("shape: [{layers: 3, width: 100, heads: 12}]", "heads divide width", "12 heads do not"),
     ("shape: [{layers: 4, width: 384, heads: 12}]|matching: [gap]", "matching", "multiple"),
@@ -302,7 +302,7 @@ SKIPPED = [
         "the embedding, which has no attention",
     ),
     (
-        "knowledge: [[soft_logits, attentions]]|matching: [tinybert]",
+        "knowledge: [[soft_logits, attentions]]|matching: [embedding]",
         "matching",
         "the embedding, which has no attention",
     ),

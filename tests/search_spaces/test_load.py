@@ -43,7 +43,7 @@ grid.yaml:5:23: teacher.fine_tune.epochs: `"3"` is text, not a whole number
 grid.yaml:9:53: axes.knowledge[1][1].distance: `cosinus` is not one of mse, cosine
     Did you mean `cosine`?
 grid.yaml:10:7: axes.knowledge[2]: recipe `tinybert` is not built yet
-    Built: hard_labels, soft_logits, hidden_states, attentions
+    Write a kind, such as `hard_labels`; `kdsweep explain` lists them
 grid.yaml:11:14: axes.matching[0]: `unifrom` does not fit here
     Did you mean `uniform`?
 grid.yaml:12:23: axes.shape[0].widht: is not a known key
@@ -88,8 +88,8 @@ def with_axis(line: str) -> str:
     [
         (with_knowledge("minilmv2"), "axes.knowledge[0]: recipe `minilmv2` is not built yet"),
         (
-            with_knowledge("[soft_logits, {kind: relations, of: [q, k]}]"),
-            "axes.knowledge[0][1].kind: kind `relations` is not built yet",
+            with_knowledge("[soft_logits, {kind: crd}]"),
+            "axes.knowledge[0][1].kind: kind `crd` is not built yet",
         ),
         (
             with_knowledge("{label: two, stages: []}"),

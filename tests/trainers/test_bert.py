@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from terms import by_layer, features_of
 from torch import Tensor, nn
 from transformers import (
     BertForSequenceClassification,
@@ -12,13 +13,19 @@ from transformers import (
 
 from kdsweep.search_spaces.errors import TeacherError
 from kdsweep.trainers.bert import layer_norms, linear_maps, parts, read_features, sizes
-from kdsweep.trainers.features import Needs, Sizes
+from kdsweep.trainers.features import LOGITS, Feature, Needs, Sizes
 
 MakeBert = Callable[..., BertForSequenceClassification]
 MakeBatch = Callable[..., dict[str, Tensor]]
 
-ALL = Needs(
-    logits=True, hidden_states=frozenset({0, 1, 2, 3, 4}), attentions=frozenset({1, 2, 3, 4})
+BLOCKS = [1, 2, 3, 4]
+ALL = features_of(
+    "logits",
+    hidden_states=[0, *BLOCKS],
+    attentions=BLOCKS,
+    queries=BLOCKS,
+    keys=BLOCKS,
+    values=BLOCKS,
 )
 
 
@@ -33,7 +40,9 @@ def test_scores_become_the_attentions_that_hugging_face_returns_under_eager(
     keys = batch["attention_mask"].bool()[:, None, None, :]
     assert len(expected) == 4
     for layer in range(1, 5):
-        probabilities = features.attentions[layer].masked_fill(~keys, -torch.inf).softmax(dim=-1)
+        probabilities = (
+            features[Feature("attentions", layer)].masked_fill(~keys, -torch.inf).softmax(dim=-1)
+        )
         torch.testing.assert_close(probabilities, expected[layer - 1], atol=1e-6, rtol=1e-5)
 
 
@@ -45,9 +54,8 @@ def test_hidden_states_are_those_that_hugging_face_returns(
     features = read_features(model, **batch, needs=ALL)
     assert len(expected.hidden_states) == 5
     for layer in range(5):
-        assert torch.equal(features.hidden_states[layer], expected.hidden_states[layer])
-    assert features.logits is not None
-    assert torch.equal(features.logits, expected.logits)
+        assert torch.equal(features[Feature("hidden_states", layer)], expected.hidden_states[layer])
+    assert torch.equal(features[LOGITS], expected.logits)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
@@ -61,7 +69,7 @@ def test_a_constant_planted_in_a_layers_output_is_read_back_under_that_index(
     ]
     nn.init.zeros_(last_of_layer[layer].weight)
     nn.init.constant_(last_of_layer[layer].bias, 42.0)
-    hidden_states = read_features(model, **make_batch(), needs=ALL).hidden_states
+    hidden_states = by_layer(read_features(model, **make_batch(), needs=ALL), "hidden_states")
     assert [n for n in range(5) if bool((hidden_states[n] == 42.0).all())] == [layer]
 
 
@@ -75,26 +83,36 @@ def test_a_constant_planted_in_a_blocks_attention_is_read_back_under_that_index(
         nn.init.zeros_(linear.weight)
         nn.init.constant_(linear.bias, value)
     # 16 features a head: 16 * 3 * 5 / sqrt(16)
-    scores = read_features(model, **make_batch(), needs=ALL).attentions
+    scores = by_layer(read_features(model, **make_batch(), needs=ALL), "attentions")
     assert [n for n in range(1, 5) if bool((scores[n] == 60.0).all())] == [layer]
 
 
 def test_only_what_is_needed_comes_back(make_bert: MakeBert, make_batch: MakeBatch) -> None:
-    needs = Needs(hidden_states=frozenset({0, 3}), attentions=frozenset({2}))
-    features = read_features(make_bert(), **make_batch(), needs=needs)
-    assert features.logits is None
-    assert features.hidden_states.keys() == {0, 3}
-    assert features.attentions.keys() == {2}
+    needs = features_of(hidden_states=[0, 3], attentions=[2], values=[1])
+    assert read_features(make_bert(), **make_batch(), needs=needs).keys() == needs
+
+
+def test_queries_keys_and_values_are_the_outputs_of_the_blocks_own_maps(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    model = make_bert()
+    features = read_features(model, **make_batch(), needs=ALL)
+    for layer in BLOCKS:
+        below = features[Feature("hidden_states", layer - 1)]
+        attention = model.bert.encoder.layer[layer - 1].attention.self
+        maps = {"queries": attention.query, "keys": attention.key, "values": attention.value}
+        for kind, linear in maps.items():
+            assert torch.equal(by_layer(features, kind)[layer], linear(below))
 
 
 def test_shapes_are_rows_tokens_features_and_heads(
     make_bert: MakeBert, make_batch: MakeBatch
 ) -> None:
     features = read_features(make_bert(), **make_batch([7, 4, 2], padded_to=9), needs=ALL)
-    assert features.logits is not None
-    assert features.logits.shape == (3, 3)
-    assert {tensor.shape for tensor in features.hidden_states.values()} == {(3, 9, 32)}
-    assert {tensor.shape for tensor in features.attentions.values()} == {(3, 4, 9, 9)}
+    assert features[LOGITS].shape == (3, 3)
+    for kind in ("hidden_states", "queries", "keys", "values"):
+        assert {tensor.shape for tensor in by_layer(features, kind).values()} == {(3, 9, 32)}
+    assert {tensor.shape for tensor in by_layer(features, "attentions").values()} == {(3, 4, 9, 9)}
 
 
 def test_fused_attention_stays_in_use(make_bert: MakeBert, make_batch: MakeBatch) -> None:
@@ -107,8 +125,8 @@ def test_gradients_reach_query_and_key_through_the_scores(
     make_bert: MakeBert, make_batch: MakeBatch
 ) -> None:
     model = make_bert()
-    features = read_features(model, **make_batch(), needs=Needs(attentions=frozenset({4})))
-    features.attentions[4].square().sum().backward()
+    features = read_features(model, **make_batch(), needs=features_of(attentions=[4]))
+    features[Feature("attentions", 4)].square().sum().backward()
     attention = model.bert.encoder.layer[3].attention.self
     for linear in (attention.query, attention.key):
         assert linear.weight.grad is not None
@@ -133,9 +151,9 @@ def test_scores_are_float32_under_autocast_and_close_to_those_without(
     make_bert: MakeBert, make_batch: MakeBatch
 ) -> None:
     model, batch = make_bert(), make_batch()
-    exact = read_features(model, **batch, needs=ALL).attentions
+    exact = by_layer(read_features(model, **batch, needs=ALL), "attentions")
     with torch.autocast("cpu", torch.bfloat16):
-        scores = read_features(model, **batch, needs=ALL).attentions
+        scores = by_layer(read_features(model, **batch, needs=ALL), "attentions")
     assert {tensor.dtype for tensor in scores.values()} == {torch.float32}
     torch.testing.assert_close(scores[1], exact[1], atol=0.3, rtol=0.05)
 
@@ -145,7 +163,7 @@ class _Skipped(nn.Module):
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
-        self.query, self.key = attention.query, attention.key
+        self.query, self.key, self.value = attention.query, attention.key, attention.value
 
     def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:
         return hidden_states, None
@@ -157,17 +175,18 @@ def test_a_layer_that_does_not_come_back_is_an_error(
     model = make_bert()
     attention = model.bert.encoder.layer[1].attention
     attention.self = _Skipped(attention.self)
-    with pytest.raises(AssertionError, match="an attention was not computed"):
+    with pytest.raises(AssertionError, match="did not come back"):
         read_features(model, **make_batch(), needs=ALL)
 
 
 @pytest.mark.parametrize(
     "needs",
     [
-        Needs(hidden_states=frozenset({5})),
-        Needs(attentions=frozenset({5})),
-        Needs(attentions=frozenset({0})),
-        Needs(hidden_states=frozenset({-1})),
+        features_of(hidden_states=[5]),
+        features_of(attentions=[5]),
+        features_of(attentions=[0]),
+        features_of(values=[0]),
+        features_of(hidden_states=[-1]),
     ],
 )
 def test_a_layer_outside_the_model_is_refused(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from terms import by_layer, features_of
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
@@ -14,8 +15,7 @@ from kdsweep.search_spaces.knowledge import Term
 from kdsweep.search_spaces.training import Training
 from kdsweep.search_spaces.trial import Stage, make_stage
 from kdsweep.trainers.bert import read_features, sizes
-from kdsweep.trainers.features import Features, Needs, Sizes
-from kdsweep.trainers.losses import hidden_state_mse, soft_logit_kl
+from kdsweep.trainers.features import LOGITS, Feature, Features, Sizes
 from kdsweep.trainers.objective import Objective, TermLosses, build_objective
 
 MakeBert = Callable[..., BertForSequenceClassification]
@@ -51,15 +51,14 @@ def objective(
     return build_objective(stage(*terms), student=student, teacher=teacher, seed=seed)
 
 
-def constant_layers(size: Sizes, *, sign: int = 1) -> Features:
+def constant_layers(size: Sizes) -> Features:
     """Features whose layer n holds n everywhere: a value tells from which layers it came."""
-    layers = range(size.num_hidden_layers + 1)
     heads = size.num_attention_heads
-    return Features(
-        logits=torch.zeros(2, size.num_labels),
-        hidden_states={n: torch.full((2, 5, size.hidden_size), float(n)) for n in layers},
-        attentions={n: torch.full((2, heads, 5, 5), float(n)) for n in layers if n},
-    )
+    features = {LOGITS: torch.zeros(2, 3)}
+    for n in range(size.num_hidden_layers + 1):
+        features[Feature("hidden_states", n)] = torch.full((2, 5, size.hidden_size), float(n))
+        features[Feature("attentions", n)] = torch.full((2, heads, 5, 5), float(n))
+    return features
 
 
 def losses_of_constants(*terms: dict[str, Any]) -> TermLosses:
@@ -84,7 +83,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms_and_terms_come_without_weigh
 def test_terms_stand_in_the_stages_canonical_order() -> None:
     made = objective(KL, HIDDEN, HARD)
     assert [term.term for term in made.terms] == list(stage(HIDDEN, HARD, KL).terms)
-    assert [term.index for term in made.terms] == [0, 1, 2]
+    assert [term["index"] for term in made.describe()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["hidden_states", "attentions"])
@@ -113,29 +112,33 @@ def test_layer_0_is_the_embedding_output() -> None:
     assert losses_of_constants(HIDDEN | {"matching": {"pairs": [[3, 0]]}}).total.item() == 9
 
 
-def test_a_term_of_hidden_states_is_its_loss_function() -> None:
-    made = objective(KL, HIDDEN | {"matching": {"last_k": 1}})
-    student, teacher = _random(STUDENT, seed=1), _random(TEACHER, seed=2)
-    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    losses = made(student, teacher, labels=torch.tensor([0, 1]), attention_mask=mask)
-    expected = [
-        hidden_state_mse(student.hidden_states[2], teacher.hidden_states[4], mask.bool()),
-        soft_logit_kl(student.logits, teacher.logits, temperature=2.0),
-    ]
-    assert [loss.item() for loss in losses.by_term] == [loss.item() for loss in expected]
+def test_random_layers_are_drawn_anew_in_each_epoch_and_again_after_a_resume() -> None:
+    term = HIDDEN | {"matching": {"random_sorted": 2}}
+    features = constant_layers(STUDENT), constant_layers(TEACHER)
+    given = {"labels": torch.tensor([0, 2]), "attention_mask": torch.ones(2, 5)}
+
+    def losses(*epochs: int) -> list[float]:
+        made, found = objective(HARD, term), []
+        for epoch in epochs:
+            made.begin_epoch(epoch)
+            found.append(made(*features, **given).by_term[1].item())
+        return found
+
+    # Layers 1 and 2 learn from two of the teacher's layers 1 to 3.
+    assert set(losses(*range(30))) == {0.0, 0.5, 1.0}
+    assert losses(3, 4, 5) == losses(*range(6))[3:]
+    assert objective(HARD, term).teacher_needs == features_of(hidden_states=[1, 2, 3])
 
 
-def _random(size: Sizes, *, seed: int, length: int = 3) -> Features:
+def _random(size: Sizes, *, seed: int, length: int = 3) -> dict[Feature, Tensor]:
     stream = torch.Generator().manual_seed(seed)
-    layers = range(size.num_hidden_layers + 1)
+    features = {LOGITS: torch.randn(2, 3, generator=stream)}
     heads = (2, size.num_attention_heads, length, length)
-    return Features(
-        logits=torch.randn(2, size.num_labels, generator=stream),
-        hidden_states={
-            n: torch.randn(2, length, size.hidden_size, generator=stream) for n in layers
-        },
-        attentions={n: torch.randn(heads, generator=stream) for n in layers if n},
-    )
+    for n in range(size.num_hidden_layers + 1):
+        hidden = torch.randn(2, length, size.hidden_size, generator=stream)
+        features[Feature("hidden_states", n)] = hidden
+        features[Feature("attentions", n)] = torch.randn(heads, generator=stream)
+    return features
 
 
 # What is read
@@ -143,8 +146,9 @@ def _random(size: Sizes, *, seed: int, length: int = 3) -> Features:
 
 def test_needs_are_the_layers_of_the_matching_and_the_logits_of_whom_they_are_read() -> None:
     made = objective(HARD, HIDDEN, SCORES | {"matching": "last"})
-    assert made.student_needs == Needs(True, frozenset({1, 2}), frozenset({1, 2}))
-    assert made.teacher_needs == Needs(False, frozenset({2, 4}), frozenset({3, 4}))
+    both = [1, 2]
+    assert made.student_needs == features_of("logits", hidden_states=both, attentions=both)
+    assert made.teacher_needs == features_of(hidden_states=[2, 4], attentions=[3, 4])
 
 
 def test_a_control_without_a_teacher_reads_none() -> None:
@@ -185,7 +189,7 @@ def test_the_resolved_terms_are_json() -> None:
             "label": "hard_labels",
             "kind": "hard_labels",
             "weight": 1.0,
-            "settings": {},
+            "settings": {"label_smoothing": 0.0},
             "pairs": [],
             "projection": None,
         },
@@ -194,7 +198,15 @@ def test_the_resolved_terms_are_json() -> None:
             "label": "states",
             "kind": "hidden_states",
             "weight": 2.0,
-            "settings": {"distance": "mse", "projection": "linear"},
+            "settings": {
+                "reduce_layers": "mean",
+                "of": "tokens",
+                "distance": "mse",
+                "normalise": False,
+                "projection": "linear",
+                "share_projection": False,
+                "reduce_features": "mean",
+            },
             "pairs": [[2, 1], [4, 2]],
             "projection": [8, 12],
         },
@@ -238,16 +250,23 @@ def test_gradients_reach_student_and_projections_past_garbage_in_padding_but_no_
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     student, teacher = _random(STUDENT, seed=1), _random(WIDE_TEACHER, seed=2)
     for features in (student, teacher):
-        for tensor in features.hidden_states.values():
+        for tensor in by_layer(features, "hidden_states").values():
             tensor[0, 2] = math.nan
             tensor.requires_grad_()
     made(student, teacher, labels=torch.tensor([0, 1]), attention_mask=mask).total.backward()
-    learning = [student.hidden_states[1], student.hidden_states[2], *made.parameters()]
+    layers = by_layer(student, "hidden_states")
+    learning = [layers[1], layers[2], *made.parameters()]
     for tensor in learning:
         assert tensor.grad is not None
         assert bool(tensor.grad.isfinite().all())
         assert tensor.grad.abs().sum() > 0
-    assert all(tensor.grad is None for tensor in teacher.hidden_states.values())
+    assert all(tensor.grad is None for tensor in teacher.values())
+
+
+def test_a_shared_projection_is_one_map_for_all_pairs() -> None:
+    made = objective(HIDDEN | {"share_projection": True}, teacher=WIDE_TEACHER)
+    names = [name for name, _ in made.named_parameters()]
+    assert names == ["projections.0.shared.weight", "projections.0.shared.bias"]
 
 
 def test_autocast_does_not_reach_the_losses() -> None:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from terms import features_of
 from world import World
 
 from kdsweep.search_spaces.errors import TeacherError
 from kdsweep.trainers.assets import Assets, Tokens
 from kdsweep.trainers.batches import collate, epoch_batches, length_batches
 from kdsweep.trainers.errors import StoppedError
-from kdsweep.trainers.features import Features, Needs, Sizes
+from kdsweep.trainers.features import Feature, Features, Needs, Sizes
 from kdsweep.trainers.outputs import (
     BATCH_SIZE,
-    Feature,
     Kept,
     Online,
     TeacherOutputs,
@@ -24,11 +24,11 @@ from kdsweep.trainers.settings import Settings
 from kdsweep.trainers.sources import TeacherSource
 from kdsweep.trainers.teacher import never
 
-ALL = Needs(logits=True, hidden_states=frozenset({0, 2, 3}), attentions=frozenset({1, 3}))
+ALL = features_of("logits", hidden_states=[0, 2, 3], attentions=[1, 3], keys=[2])
 SIZES = Sizes(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, num_labels=2)
 
 
-def assets_of(world: World, *, features_gb: float = 1.0, hint: Needs | None = None) -> Assets:
+def assets_of(world: World, *, features_gb: float = 1.0, hint: Needs = frozenset()) -> Assets:
     return Assets(Settings(features_gb=features_gb), world.cache, hint=hint)
 
 
@@ -61,15 +61,16 @@ def read(
 def real(features: Features, mask: torch.Tensor) -> dict[Feature, torch.Tensor]:
     """What stands at tokens that are not padding."""
     pairs = mask[:, :, None] & mask[:, None, :]
-    assert features.logits is not None
-    return {
-        Feature("logits", 0): features.logits,
-        **{Feature("hidden_states", n): t[mask] for n, t in features.hidden_states.items()},
-        **{
-            Feature("attentions", n): t.permute(0, 2, 3, 1)[pairs]
-            for n, t in features.attentions.items()
-        },
-    }
+    found = {}
+    for feature, tensor in features.items():
+        match feature.kind:
+            case "logits":
+                found[feature] = tensor
+            case "attentions":
+                found[feature] = tensor.permute(0, 2, 3, 1)[pairs]
+            case _:
+                found[feature] = tensor[mask]
+    return found
 
 
 @pytest.mark.parametrize("batch_size", [7, 16])
@@ -107,11 +108,11 @@ def test_kept_outputs_equal_the_teacher_bit_for_bit_on_the_batches_of_the_pass(
 
 
 def test_what_else_is_kept_in_the_same_pass_changes_no_number(world: World) -> None:
-    needs = Needs(hidden_states=frozenset({2}))
+    needs = features_of(hidden_states=[2])
     alone = outputs_of(world, assets_of(world), needs)
     hinted = outputs_of(world, assets_of(world, hint=ALL), needs)
     after_another = assets_of(world)
-    outputs_of(world, after_another, Needs(logits=True, attentions=frozenset({1})))
+    outputs_of(world, after_another, features_of("logits", attentions=[1]))
     later = outputs_of(world, after_another, needs)
     feature = Feature("hidden_states", 2)
     assert isinstance(alone, Kept)
@@ -122,8 +123,8 @@ def test_what_else_is_kept_in_the_same_pass_changes_no_number(world: World) -> N
 
 
 def test_a_hint_spares_later_trials_the_pass(world: World) -> None:
-    assets = assets_of(world, hint=ALL | Needs(hidden_states=frozenset({12})))
-    outputs_of(world, assets, Needs(logits=True))
+    assets = assets_of(world, hint=ALL | features_of(hidden_states=[12]))
+    outputs_of(world, assets, features_of("logits"))
 
     def no_pass() -> bool:
         raise AssertionError("the teacher runs")
@@ -135,7 +136,7 @@ def test_whether_outputs_are_kept_follows_from_sizes_alone(world: World) -> None
     assets = assets_of(world)
     lengths = tokens_of(world, assets).train.lengths
     size = feature_bytes(Feature("hidden_states", 1), sizes=SIZES, lengths=lengths)
-    needs = Needs(hidden_states=frozenset({1}))
+    needs = features_of(hidden_states=[1])
     assert size == int(lengths.sum()) * 32 * 4
     assert assets_of(world, features_gb=size / 1e9).keeps(needs, sizes=SIZES, lengths=lengths)
     tight = assets_of(world, features_gb=(size - 1) / 1e9)
@@ -147,7 +148,7 @@ def test_a_lane_forgets_what_it_kept_longest_ago(world: World) -> None:
     size = feature_bytes(Feature("hidden_states", 1), sizes=SIZES, lengths=lengths)
     assets = assets_of(world, features_gb=1.2 * size / 1e9)
     for layer in (1, 2, 3):
-        outputs_of(world, assets, Needs(hidden_states=frozenset({layer})))
+        outputs_of(world, assets, features_of(hidden_states=[layer]))
     assert {feature.layer for _, feature in assets._kept} == {2, 3}
 
 
@@ -162,9 +163,8 @@ def test_no_gradient_reaches_the_teacher(world: World) -> None:
     for features_gb in (0.0, 1.0):
         outputs = outputs_of(world, assets_of(world, features_gb=features_gb), ALL)
         features, _ = read(outputs, tokens, torch.arange(5))
-        assert features.logits is not None
-        tensors = [features.logits, *features.hidden_states.values(), *features.attentions.values()]
-        assert not any(tensor.requires_grad for tensor in tensors)
+        assert features.keys() == ALL
+        assert not any(tensor.requires_grad for tensor in features.values())
 
 
 def test_a_folder_without_a_teacher_is_refused(world: World, tmp_path: Path) -> None:
