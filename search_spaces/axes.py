@@ -88,8 +88,6 @@ def refuse_not_built(axis: str, data: object, *, at: Path, report: Report) -> bo
     word = word_not_built(data, _NOT_BUILT_WORDS.get(axis, frozenset()))
     if axis == "shape" and isinstance(data, dict):
         word = word_not_built(data.get("iso"), SHAPES)
-    if word is None and axis in ("temperature", "weight") and isinstance(data, dict):
-        word = "schedule"
     if word is None:
         return False
     known = {
@@ -97,8 +95,6 @@ def refuse_not_built(axis: str, data: object, *, at: Path, report: Report) -> bo
         "{top_minus: N}, {pairs: [[T, S]]}, {reverse: RULE}",
         "initialisation": "random, {teacher_layers: ...}",
         "shape": "iso: encoder_parameters",
-        "temperature": "a number",
-        "weight": "a number",
     }[axis]
     report.add(at, f"{axis} `{word}` {NOT_BUILT}", f"Built: {known}")
     return True

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from .matching import Matching
+from .schedules import TemperatureSchedule, WeightSchedule
 from .spec import Count, Label, NonNegative, Positive, ProperShare, Share, Spec, Weight
 
 Projection = Literal["none", "linear", "linear_norm", "mlp", "orthogonal"]
@@ -24,6 +25,14 @@ class _Term(Spec):
     """Names the term in addresses and columns; its kind unless said. Not part of any id."""
     weight: Weight = 1.0
     """Multiplies the term in the objective; 0 removes the term."""
+    scale: Literal["gradient_norm"] | None = None
+    """`gradient_norm`: at the stage's first step the term's loss is scaled so that its gradient on
+    the student's encoder is as long as the mean of all terms' gradients; the factor stays."""
+    schedule: WeightSchedule | None = None
+    """Multiplies the weight: `{linear_up: share}`, `{linear_down: share}` or `{cosine: share}` over
+    a first share of the stage's steps, `{gate: [begin, end]}`, `{once: {kind: K, loss: X}}` from
+    when the loss of the stage's term of that kind falls below X, `{ratio_to: K}` to weigh as much
+    as that term."""
 
 
 class LayerTerm(_Term):
@@ -128,6 +137,9 @@ class SoftLogits(_Term):
     `{annealed_mse: 7}` raw logits."""
     temperature: Positive | None = None
     """Divides both models' logits before the softmax; what the axis `temperature` fills."""
+    temperature_schedule: TemperatureSchedule | None = None
+    """How it changes: `{anneal: T}` ends at another one; `{flsw: {beta: 1, gamma: 1}}` and
+    `{cwsm: beta}` give each row of a batch its own."""
     temperature_squared: bool = True
     """Whether temperature**2 multiplies a softened distance, so that the size of its gradient does
     not depend on the temperature."""
@@ -429,7 +441,8 @@ def inert_fields(term: Term) -> frozenset[str]:
 def _inert_fields(term: Term) -> Iterator[str]:
     match term:
         case SoftLogits(is_softened=False):
-            yield from ("temperature", "temperature_squared", "standardise")
+            yield from ("temperature", "temperature_schedule")
+            yield from ("temperature_squared", "standardise")
         case HiddenStates():
             if term.projection == "none":
                 yield "share_projection"

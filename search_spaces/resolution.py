@@ -32,6 +32,7 @@ from .knowledge import (
     term_label,
 )
 from .matching import LayerPair, MatchingError, Pairs, RandomSorted, drawn_pairs, possible_pairs
+from .schedules import followed
 from .sizes import Sizes
 
 FeatureKind = Literal["logits", "hidden_states", "attentions", "queries", "keys", "values"]
@@ -52,17 +53,17 @@ LOGITS = Feature("logits", 0)
 
 
 class Misfit(NamedTuple):
-    """Why a term cannot compare two models."""
+    """Why a term cannot stand in a stage of two models."""
 
     rule: str
     field: str
-    """Of the term."""
+    """Of the term; beside its label, once that is known."""
     what: str
     mend: str
 
 
 class MisfitError(ValueError):
-    """A term does not fit two models."""
+    """Terms do not fit two models or each other."""
 
     def __init__(self, misfits: tuple[Misfit, ...]) -> None:
         self.misfits = misfits
@@ -151,6 +152,43 @@ def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
         _projection(term, student=student, teacher=teacher),
         (term.heads or student.num_attention_heads) if isinstance(term, Relations) else None,
     )
+
+
+def resolve_terms(
+    terms: Sequence[Term], *, student: Sizes, teacher: Sizes
+) -> tuple[ResolvedTerm, ...]:
+    """The complete terms of a stage for two models.
+
+    Raises:
+        MisfitError: Some do not fit; fields are named with the labels of their terms.
+    """
+    resolved: list[ResolvedTerm] = []
+    misfits: list[Misfit] = []
+    for term in terms:
+        found = [*_schedule_misfits(term, terms)]
+        try:
+            resolved.append(resolve_term(term, student=student, teacher=teacher))
+        except MisfitError as error:
+            found += error.misfits
+        label = term_label(term)
+        misfits += [each._replace(field=f"{label}.{each.field}") for each in found]
+    if misfits:
+        raise MisfitError(tuple(misfits))
+    return tuple(resolved)
+
+
+def _schedule_misfits(term: Term, terms: Sequence[Term]) -> Iterator[Misfit]:
+    kind = followed(term.schedule)
+    if kind is None:
+        return
+    number = sum(other.kind == kind for other in terms if other is not term)
+    if term.kind == kind or number != 1:
+        yield Misfit(
+            "schedule",
+            "schedule",
+            f"follows `{kind}`, and beside it the stage has {number} terms of this kind",
+            "Name the kind of exactly one other term.",
+        )
 
 
 def matches_layers(term: Term) -> TypeGuard[LayerTerm]:

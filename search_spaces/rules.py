@@ -7,7 +7,7 @@ from .facts import ModelFacts, TaskFacts
 from .initialisation import Initialisation, TeacherLayers, source_layers
 from .knowledge import Attentions, Term, term_label
 from .matching import MatchingError
-from .resolution import MisfitError, resolve_term, trains_head
+from .resolution import MisfitError, resolve_terms, trains_head
 from .shape import Shape
 from .sizes import trial_sizes
 from .task import Task, Teacher
@@ -110,12 +110,11 @@ def _length(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
 def _terms(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
     num_labels = subject.task_facts and subject.task_facts.num_classes
     student, teacher = trial_sizes(subject.shape, model, num_labels=num_labels)
-    for term in subject.terms:
-        try:
-            resolve_term(term, student=student, teacher=teacher)
-        except MisfitError as error:
-            for rule, field, what, mend in error.misfits:
-                yield Broken(rule, f"`{term_label(term)}.{field}` {what}. {mend}")
+    try:
+        resolve_terms(subject.terms, student=student, teacher=teacher)
+    except MisfitError as error:
+        for rule, field, what, mend in error.misfits:
+            yield Broken(rule, f"`{field}` {what}. {mend}")
 
 
 def _initialisation(subject: Subject, model: ModelFacts) -> Iterator[Broken]:

@@ -96,11 +96,7 @@ def _read_term(item: object, *, at: Path, report: Report) -> Term | None:
     if kind not in TERM_KINDS:
         report.add(place, f"{show(kind)} is not a kind", did_you_mean(kind, TERM_KINDS))
         return None
-    wrong = [
-        refuse_not_built(name, item.get(name), at=(*at, name), report=report)
-        for name in ("weight", "temperature", "matching")
-    ]
-    if any(wrong):
+    if refuse_not_built("matching", item.get("matching"), at=(*at, "matching"), report=report):
         return None
     term: Term | None = _validated_term(item, at=at, report=report)
     return term

@@ -35,6 +35,7 @@ from ..search_spaces.knowledge import (
 )
 from ..search_spaces.matching import LayerPair
 from ..search_spaces.resolution import RELATED, FeatureKind, ResolvedTerm, matches_layers
+from ..search_spaces.schedules import Anneal, Confidence, Focal, FocalWeights
 from .distances import (
     cka_distance,
     cosine_distance,
@@ -199,39 +200,56 @@ def _soft_logits(term: SoftLogits, compared: Compared) -> Tensor:
             return _over_rows(squares, "BC", compared, sums="C")
         case _:
             pass
-    assert term.temperature is not None
     if term.standardise:
         student, teacher = standardise(student), standardise(teacher)
-    student, teacher = student / term.temperature, teacher / term.temperature
-    loss = _softened(term, student, teacher, compared)
-    return loss * term.temperature**2 if term.temperature_squared else loss
+    temperature = temperatures(term, student, teacher, progress=compared.progress)
+    values = _softened(term, student / temperature, teacher / temperature, compared.labels)
+    squared = temperature.square().squeeze(-1) if term.temperature_squared else 1.0
+    return _over_rows(squared * values, "B", compared)
 
 
-def _softened(term: SoftLogits, student: Tensor, teacher: Tensor, compared: Compared) -> Tensor:
+def temperatures(term: SoftLogits, student: Tensor, teacher: Tensor, *, progress: float) -> Tensor:
+    """What divides each row's logits, shape [B, 1]; no gradient flows through it."""
+    assert term.temperature is not None
+    base = torch.full_like(student[:, :1], term.temperature).detach()
+    match term.temperature_schedule:
+        case None:
+            return base
+        case Anneal(anneal=last):
+            return base + progress * (last - term.temperature)
+        case Focal(flsw=FocalWeights(beta=beta, gamma=gamma)):
+            weights = cosine_distance(student, teacher).clamp_min(0) ** gamma
+        case Confidence(cwsm=beta):
+            weights = 1 / (F.softmax(student, dim=-1).amax(dim=-1) + 1e-3)
+        case _:
+            assert_never(term.temperature_schedule)
+    weights = weights.detach().unsqueeze(-1)
+    return (base + beta * (weights.mean() - weights)).clamp_min(term.temperature / 10)
+
+
+def _softened(term: SoftLogits, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """The distance of each row, shape [B]."""
     student_log, teacher_log = (F.log_softmax(side, dim=-1) for side in (student, teacher))
     match term.distance:
         case "kl":
-            values = kl(student_log, teacher_log)
+            return kl(student_log, teacher_log)
         case "cross_entropy":
-            values = cross_entropy(student_log, teacher_log)
+            return cross_entropy(student_log, teacher_log)
         case "reverse_kl":
-            values = reverse_kl(student_log, teacher_log)
+            return reverse_kl(student_log, teacher_log)
         case Jsd(jsd=beta):
-            values = jsd(student_log, teacher_log, beta=beta)
+            return jsd(student_log, teacher_log, beta=beta)
         case Dkd(dkd=weights):
-            values = dkd(
-                student, teacher, compared.labels, target=weights.target, others=weights.others
-            )
+            return dkd(student, teacher, labels, target=weights.target, others=weights.others)
         case Dist(dist=weights):
             probabilities = student_log.exp(), teacher_log.exp()
             rows = pearson_distance(*probabilities, dim=-1)
             columns = pearson_distance(*probabilities, dim=0)
-            return weights.rows * rows.mean() + weights.columns * columns.mean()
+            return weights.rows * rows + weights.columns * columns.mean()
         case "mse" | AnnealedMse():
             raise AssertionError("raw logits are not softened")
         case _:
             assert_never(term.distance)
-    return _over_rows(values, "B", compared)
 
 
 def annealing(steps: int, *, progress: float) -> float:

@@ -230,13 +230,15 @@ class _Run:
                 attention_mask=batch.attention_mask,
                 progress=self.step / job.num_steps,
             )
-            self._watch(losses)
             values = {}
             if measures_gradients:
                 norms = gradient_norms(losses.by_term, self.backbone)
-                values = {
-                    f"train/term/{index}/gradient_norm": norm for index, norm in enumerate(norms)
-                }
+                values = _term_columns("gradient_norm", norms)
+                if self.step == 0 and job.objective.equalises:
+                    job.objective.equalise(norms)
+                    losses = job.objective.weigh(losses.by_term, progress=0.0)
+                values |= _term_columns("weight", losses.weights.tolist())
+            self._watch(losses)
             losses.total.backward()
             if job.training.gradient_clipping is not None:
                 clip_gradients(self.parameters, job.training.gradient_clipping)
@@ -322,6 +324,8 @@ class _Run:
         assert self.best is not None
         assert self.logits is not None
         values = _loss_columns(self.epoch_sum / self.epoch_steps)
+        if self.job.objective.equalises:
+            values |= _term_columns("scale", self.job.objective.scales.tolist())
         main = self.job.metrics[0]
         for name, metric in [("primary", main), *((metric, metric) for metric in self.job.metrics)]:
             scores = self.scores[metric]
@@ -385,8 +389,11 @@ class _Run:
 
 def _loss_columns(means: Tensor) -> dict[str, float]:
     total, *by_term = means.tolist()
-    terms = {f"train/term/{index}/loss": loss for index, loss in enumerate(by_term)}
-    return {"train/loss": total, **terms}
+    return {"train/loss": total, **_term_columns("loss", by_term)}
+
+
+def _term_columns(what: str, by_term: Sequence[float]) -> dict[str, float]:
+    return {f"train/term/{index}/{what}": value for index, value in enumerate(by_term)}
 
 
 def _flat_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ..search_spaces.errors import GridError, Problem
-from ..search_spaces.knowledge import term_label
 from ..search_spaces.matching import LayerPair
-from ..search_spaces.resolution import MisfitError, ResolvedTerm, Side, resolve_term
+from ..search_spaces.resolution import MisfitError, ResolvedTerm, Side, resolve_terms
+from ..search_spaces.schedules import Ratio, Threshold, followed, planned_factor
 from ..search_spaces.trial import Stage, canonical_json, canonical_term
 from .comparisons import Compared, term_loss
 from .features import Features, Needs, Sizes
 from .projection import make_projection
 from .streams import generator
+
+_LEAST_LOSS = 1e-8
+"""Below it a ratio to a loss, or to its gradient, means nothing."""
 
 
 class TermLosses(NamedTuple):
@@ -29,6 +32,8 @@ class TermLosses(NamedTuple):
     """The sum of the terms' losses times their weights."""
     by_term: tuple[Tensor, ...]
     """The terms' losses without their weights, in the stage's order."""
+    weights: Tensor
+    """What each was multiplied with, shape [terms]; no gradient flows through it."""
 
 
 class Objective(nn.Module):
@@ -43,6 +48,12 @@ class Objective(nn.Module):
         """In the stage's canonical order."""
         self.student_needs = _needs(self.terms, "student")
         self.teacher_needs = _needs(self.terms, "teacher")
+        self.opened: Tensor
+        """Whether a term that waits for another one's loss has begun, shape [terms]."""
+        self.register_buffer("opened", torch.zeros(len(self.terms), dtype=torch.bool))
+        self.scales: Tensor
+        """What terms are scaled by for good, shape [terms]."""
+        self.register_buffer("scales", torch.ones(len(self.terms)))
         self._seed = seed
         self._now = self.terms
         self.begin_epoch(0)
@@ -94,10 +105,54 @@ class Objective(nn.Module):
                 term_loss(term, compared, partial(self._project, index))
                 for index, term in enumerate(self._now)
             ]
-            weighted = [
-                term.term.weight * loss for term, loss in zip(self.terms, losses, strict=True)
-            ]
-            return TermLosses(total=torch.stack(weighted).sum(), by_term=tuple(losses))
+        return self.weigh(losses, progress=progress)
+
+    def weigh(self, losses: Sequence[Tensor], *, progress: float) -> TermLosses:
+        """The sum of one batch's losses, given without their weights."""
+        stacked = torch.stack(list(losses))
+        weights = self._weights(stacked.detach(), progress)
+        total = torch.where(weights > 0, weights * stacked, 0.0).sum()
+        return TermLosses(total=total, by_term=tuple(losses), weights=weights)
+
+    def equalise(self, norms: Sequence[float]) -> None:
+        """Scale the terms that ask for it to the mean length of all terms' gradients.
+
+        Args:
+            norms: Lengths of the gradients of the terms' losses, without weights, on parameters
+                that all terms share.
+        """
+        mean = sum(norms) / len(norms)
+        for index, (resolved, norm) in enumerate(zip(self.terms, norms, strict=True)):
+            if resolved.term.scale == "gradient_norm":
+                self.scales[index] = mean / max(norm, _LEAST_LOSS)
+
+    @property
+    def equalises(self) -> bool:
+        """Whether a term asks to be scaled."""
+        return any(resolved.term.scale is not None for resolved in self.terms)
+
+    def _weights(self, losses: Tensor, progress: float) -> Tensor:
+        factors = [self._factor(index, losses, progress) for index in range(len(self.terms))]
+        fixed = [resolved.term.weight for resolved in self.terms]
+        return torch.stack(factors) * losses.new_tensor(fixed) * self.scales
+
+    def _factor(self, index: int, losses: Tensor, progress: float) -> Tensor:
+        schedule = self.terms[index].term.schedule
+        match schedule:
+            case None:
+                return losses.new_ones(())
+            case Threshold(once=below):
+                self.opened[index] |= self._followed(index, losses) < below.loss
+                return self.opened[index].to(losses.dtype)
+            case Ratio():
+                return self._followed(index, losses) / losses[index].clamp_min(_LEAST_LOSS)
+            case _:
+                return losses.new_tensor(planned_factor(schedule, progress=progress))
+
+    def _followed(self, index: int, losses: Tensor) -> Tensor:
+        kind = followed(self.terms[index].term.schedule)
+        (other,) = (n for n, each in enumerate(self.terms) if n != index and each.term.kind == kind)
+        return losses[other]
 
     def _project(self, index: int, hidden: Tensor, pair: LayerPair) -> Tensor:
         resolved = self.terms[index]
@@ -121,16 +176,12 @@ def build_objective(stage: Stage, *, student: Sizes, teacher: Sizes, seed: int) 
     Raises:
         GridError: A term does not fit these two models; all such terms are named at once.
     """
-    problems: list[Problem] = []
-    resolved = []
-    for term in stage.terms:
-        try:
-            resolved.append(resolve_term(term, student=student, teacher=teacher))
-        except MisfitError as error:
-            path = f"terms.{term_label(term)}"
-            problems += [Problem(f"{path}.{m.field}", m.what, m.mend) for m in error.misfits]
-    if problems:
-        raise GridError(problems)
+    try:
+        resolved = resolve_terms(stage.terms, student=student, teacher=teacher)
+    except MisfitError as error:
+        raise GridError(
+            [Problem(f"terms.{each.field}", each.what, each.mend) for each in error.misfits]
+        ) from None
     return Objective(resolved, seed=seed)
 
 

@@ -10,7 +10,7 @@ from kdsweep.search_spaces.knowledge import TERM_CLASSES, kind_of
 from kdsweep.search_spaces.matching import RULES, Rule
 
 
-@pytest.mark.parametrize("kind", map(kind_of, TERM_CLASSES))
+@pytest.mark.parametrize("kind", [kind_of(each) for each in TERM_CLASSES])
 def test_every_kind_says_its_formula_needs_and_paper(kind: str) -> None:
     text = explain(kind).text
     assert [word for word in ("Formula:", "Needs:", "Paper:") if word not in text] == []
@@ -21,7 +21,7 @@ def test_every_rule_is_explained() -> None:
     assert RULES.keys() == {word for each in get_args(Rule) for word in get_args(each) or [each]}
 
 
-@pytest.mark.parametrize("word", explanations())
+@pytest.mark.parametrize("word", list(explanations()))
 def test_every_setting_says_what_it_is_for(word: str) -> None:
     assert all(setting.help for setting in explain(word).settings)
 

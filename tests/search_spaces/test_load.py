@@ -96,8 +96,8 @@ def with_axis(line: str) -> str:
             "axes.knowledge[0].stages: `stages` is not built yet",
         ),
         (
-            with_knowledge("{kind: soft_logits, weight: {linear: [0, 1]}}"),
-            "axes.knowledge[0].weight: weight `schedule` is not built yet",
+            with_knowledge("{kind: hidden_states, matching: {progressive: first}}"),
+            "axes.knowledge[0].matching: matching `progressive` is not built yet",
         ),
         (
             with_knowledge("{kind: hidden_states, matching: {emd: {}}}"),

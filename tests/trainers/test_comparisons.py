@@ -36,9 +36,10 @@ from terms import (
 )
 from torch import Tensor
 
+from kdsweep.search_spaces.knowledge import SoftLogits
 from kdsweep.search_spaces.resolution import Feature, FeatureKind, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
-from kdsweep.trainers.comparisons import Compared, annealing, term_loss
+from kdsweep.trainers.comparisons import Compared, annealing, temperatures, term_loss
 from kdsweep.trainers.features import Features
 from kdsweep.trainers.transforms import attention_log_probabilities, clean
 
@@ -579,6 +580,51 @@ def test_cka_of_independent_representations_is_near_zero_and_of_rotated_ones_one
     # The biased estimate would call 80 examples of 64 independent features alike by about a half.
     assert distance(one, other) == pytest.approx(1, abs=0.1)
     assert distance(one, 3 * one @ rotation + 5) == pytest.approx(0, abs=1e-4)
+
+
+# Temperatures
+
+
+def row_temperatures(term: dict[str, Any], *, progress: float = 0.0) -> list[float]:
+    parsed = parse(SOFT | term)
+    assert isinstance(parsed, SoftLogits)
+    logits = Feature("logits", 0)
+    found = temperatures(parsed, STUDENT[logits], TEACHER[logits], progress=progress)
+    return found.squeeze(-1).tolist()
+
+
+def test_a_temperature_is_annealed_linearly_over_the_stage() -> None:
+    term = {"temperature_schedule": {"anneal": 1.0}}
+    assert row_temperatures(term, progress=0.0) == [2.0] * 4
+    assert row_temperatures(term, progress=0.25) == [1.75] * 4
+
+
+def test_a_focal_temperature_is_lower_where_student_and_teacher_differ() -> None:
+    # The formula of the `flsw` scheduler of TextBrewer with beta 1 and gamma 2.
+    term = {"temperature_schedule": {"flsw": {"beta": 1.0, "gamma": 2.0}}}
+    weights = np.array(
+        [scipy.spatial.distance.cosine(s, t) ** 2 for s, t in zip(*both("logits"), strict=True)]
+    )
+    expected = np.maximum(2 + weights.mean() - weights, 0.2)
+    assert row_temperatures(term) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_confident_row_is_softened_more() -> None:
+    # The formula of the `cwsm` scheduler of TextBrewer with beta one half.
+    weights = 1 / (softmax(array(STUDENT, "logits")).max(axis=1) + 1e-3)
+    expected = 2 + 0.5 * (weights.mean() - weights)
+    found = row_temperatures({"temperature_schedule": {"cwsm": 0.5}})
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_row_is_softened_by_its_own_temperature() -> None:
+    term = {"temperature_schedule": {"cwsm": 0.5}}
+    student, teacher = both("logits")
+    rows = [
+        at**2 * scipy.stats.entropy(softmax(t / at), softmax(s / at))
+        for s, t, at in zip(student, teacher, row_temperatures(term), strict=True)
+    ]
+    assert value(SOFT | term) == pytest.approx(np.mean(rows), rel=1e-5)
 
 
 # A student that equals its teacher

@@ -16,7 +16,16 @@ from world import SHORT, World
 
 from kdsweep.search_spaces.errors import DataError
 from kdsweep.search_spaces.initialisation import TeacherLayers
-from kdsweep.search_spaces.knowledge import Attentions, HardLabels, HiddenStates, SoftLogits
+from kdsweep.search_spaces.knowledge import (
+    Attentions,
+    HardLabels,
+    HiddenStates,
+    Relations,
+    Rkd,
+    SoftLogits,
+)
+from kdsweep.search_spaces.matching import RandomSorted
+from kdsweep.search_spaces.schedules import Below, Threshold
 from kdsweep.search_spaces.shape import Shape, forward_flops_per_token
 from kdsweep.search_spaces.training import Evaluate
 from kdsweep.search_spaces.trial import Digests, Trial
@@ -38,7 +47,14 @@ HARD = HardLabels(kind="hard_labels")
 SOFT = SoftLogits(kind="soft_logits", temperature=2.0)
 HIDDEN = HiddenStates(kind="hidden_states", matching="uniform")
 ATTENTION = Attentions(kind="attentions", matching="last", head_map="mean")
-EVERYTHING = (HARD, SOFT, HIDDEN, ATTENTION)
+WAITING = Relations(
+    kind="relations",
+    heads=4,
+    matching=RandomSorted(random_sorted=1),
+    schedule=Threshold(once=Below(kind="hidden_states", loss=0.9)),
+)
+SCALED = Rkd(kind="rkd", matching="top", scale="gradient_norm")
+EVERYTHING = (HARD, SOFT, HIDDEN, ATTENTION, WAITING, SCALED)
 STEPS = 16
 LONG = SHORT.model_copy(update={"epochs": 6, "learning_rate": 1e-2, "evaluate": Evaluate(times=12)})
 """Enough to learn the task before the last evaluation."""
@@ -130,19 +146,17 @@ def test_what_was_resolved_says_all_of_it_as_json(undisturbed: list[Report]) -> 
     assert isinstance(first, Resolved)
     values = json.loads(json.dumps(first.values))
     assert values["steps"] == STEPS
-    assert [term["kind"] for term in values["terms"]] == [
-        "attentions",
-        "hard_labels",
-        "hidden_states",
-        "soft_logits",
-    ]
-    assert [term["pairs"] for term in values["terms"]] == [
-        [[2, 1], [3, 2]],
-        [],
-        [[2, 1], [3, 2]],
-        [],
-    ]
-    assert values["terms"][2]["projection"] == [16, 32]
+    assert [term["index"] for term in values["terms"]] == list(range(len(EVERYTHING)))
+    assert {term["kind"]: term["pairs"] for term in values["terms"]} == {
+        "attentions": [[2, 1], [3, 2]],
+        "hard_labels": [],
+        "hidden_states": [[2, 1], [3, 2]],
+        "relations": [[1, 1], [2, 1]],
+        "rkd": [[3, 2]],
+        "soft_logits": [],
+    }
+    [projection] = [term["projection"] for term in values["terms"] if term["projection"]]
+    assert projection == [16, 32]
     assert values["features"] == "cached as fp32"
 
 
@@ -152,12 +166,12 @@ def test_the_last_report_has_every_column(undisturbed: list[Report], trial: Tria
         *(f"select/{m}{s}" for m in ("primary", "accuracy") for s in ("", "/best", "/best_step")),
         *(f"report/{m}{s}" for m in ("primary", "accuracy") for s in ("", "/at_best")),
         *(f"teacher/{s}/{m}" for s in ("select", "report") for m in ("primary", "accuracy")),
-        *(f"train/term/{index}/loss" for index in range(4)),
+        *(f"train/term/{index}/loss" for index in range(len(EVERYTHING))),
         *(f"seconds/{phase}" for phase in ("start", "data", "teacher", "student", "evaluate")),
         *("report/teacher_agreement", "train/loss", "parameters", "parameters/embeddings"),
         *("parameters/encoder", "flops_per_token", "latency_ms", "peak_memory_mb"),
         *("primary_metric", "teacher_weights", "features", "precision", "device", "threads"),
-        "resumed_from_step",
+        *("resumed_from_step", *(f"train/term/{index}/scale" for index in range(len(EVERYTHING)))),
     ]
     assert set(metrics) <= values.keys()
     assert not [name for name in metrics if values[name] is None]

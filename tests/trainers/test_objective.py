@@ -141,6 +141,63 @@ def _random(size: Sizes, *, seed: int, length: int = 3) -> dict[Feature, Tensor]
     return features
 
 
+# What changes on the way
+
+
+def at(made: Objective, progress: float, *, seed: int = 1) -> TermLosses:
+    return made(
+        _random(STUDENT, seed=seed),
+        _random(TEACHER, seed=2),
+        labels=torch.tensor([0, 1]),
+        attention_mask=torch.ones(2, 3),
+        progress=progress,
+    )
+
+
+def test_a_schedule_multiplies_the_base_weight() -> None:
+    made = objective(HARD, KL | {"weight": 3.0, "schedule": {"linear_up": 0.5}})
+    for progress, weight in ((0.0, 0.0), (0.25, 1.5), (0.5, 3.0), (0.9, 3.0)):
+        losses = at(made, progress)
+        assert losses.weights.tolist() == pytest.approx([1.0, weight])
+        expected = losses.by_term[0] + weight * losses.by_term[1]
+        assert losses.total.item() == pytest.approx(expected.item())
+
+
+def test_a_term_waits_until_another_loss_has_fallen_and_then_stays() -> None:
+    by_seed = {seed: at(objective(HARD, HIDDEN), 0, seed=seed).by_term[1] for seed in (1, 3)}
+    far, near = sorted(by_seed, key=lambda seed: -by_seed[seed].item())
+    between = (by_seed[far] + by_seed[near]).item() / 2
+    waiting = KL | {"schedule": {"once": {"kind": "hidden_states", "loss": between}}}
+    made = objective(HARD, HIDDEN, waiting)
+    opened = [at(made, 0, seed=seed).weights[2].item() for seed in (far, near, far)]
+    assert opened == [0.0, 1.0, 1.0]
+    resumed = objective(HARD, HIDDEN, waiting)
+    resumed.load_state_dict(made.state_dict())
+    assert at(resumed, 0, seed=far).weights[2].item() == 1.0
+
+
+def test_a_ratio_gives_a_term_the_weight_of_another_without_a_gradient() -> None:
+    made = objective(KL, HIDDEN | {"weight": 2.0, "schedule": {"ratio_to": "soft_logits"}})
+    losses = at(made, 0)
+    # hidden_states comes first in the canonical order
+    assert losses.total.item() == pytest.approx(3 * losses.by_term[1].item())
+    assert not losses.weights.requires_grad
+
+
+def test_gradients_are_equalised_at_their_mean_and_the_factors_are_state() -> None:
+    made = objective(HARD, HIDDEN | {"scale": "gradient_norm", "weight": 2.0}, KL)
+    made.equalise([1.0, 9.0, 2.0])
+    assert made.scales.tolist() == pytest.approx([1.0, 4 / 9, 1.0])
+    assert at(made, 0).weights.tolist() == pytest.approx([1.0, 8 / 9, 1.0])
+    assert made.state_dict()["scales"].tolist() == pytest.approx([1.0, 4 / 9, 1.0])
+
+
+@pytest.mark.parametrize("followed", ["attentions", "soft_logits"])
+def test_a_schedule_that_follows_no_other_term_is_refused(followed: str) -> None:
+    with pytest.raises(GridError, match="Name the kind of exactly one other term"):
+        objective(HARD, KL | {"schedule": {"ratio_to": followed}})
+
+
 # What is read
 
 
