@@ -14,8 +14,20 @@ from .documentation import field_help
 from .errors import InputError, Problem
 from .initialisation import TeacherLayers
 from .knowledge import TERM_CLASSES, kind_of
-from .matching import RULES, FirstK, LastK, Pairs, RandomSorted, Reverse, TopMinus
+from .matching import (
+    RULES,
+    Emd,
+    FirstK,
+    LastK,
+    Pairs,
+    Progressive,
+    RandomSorted,
+    Reverse,
+    TopMinus,
+)
 from .report import did_you_mean
+
+_MATCHINGS = (FirstK, LastK, TopMinus, RandomSorted, Emd, Progressive, Pairs, Reverse)
 
 Axis = Literal["knowledge", "matching", "initialisation"]
 
@@ -73,7 +85,7 @@ def _explanations() -> Iterator[Explanation]:
         yield _of_class(kind_of(term_class), "knowledge", term_class)
     for rule, text in RULES.items():
         yield Explanation(rule, "matching", text, ())
-    for matching_class in (FirstK, LastK, TopMinus, RandomSorted, Pairs, Reverse):
+    for matching_class in _MATCHINGS:
         word = next(iter(matching_class.model_fields))
         yield _of_class(word, "matching", matching_class)
     random = "Every weight from N(0, 0.02), biases 0, LayerNorms 1 and 0, as in BERT."

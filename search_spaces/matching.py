@@ -3,6 +3,7 @@
 Layers are counted from 1; 0 is the embedding output, as in Hugging Face's `hidden_states`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, assert_never, get_args
 
@@ -17,7 +18,10 @@ OneToOneRule = Literal[BlockRule, "pkd_skip", "pkd_last", "tinybert", "top", "em
 Rule = Literal[OneToOneRule, "consecutive"]
 """Rules without settings; `RULES` says what each pairs."""
 
-RULES: Mapping[Rule, str] = {
+SoftRule = Literal["attention", "combine"]
+"""Rules that give a student layer something of every teacher layer."""
+
+RULES: Mapping[Rule | SoftRule, str] = {
     "first": "(i, i). Lu et al., 2022, arXiv:2206.14366.",
     "last": "(L_T - L_S + i, i). Lu et al., 2022, arXiv:2206.14366.",
     "uniform": "(ceil(i L_T / L_S), i), for all depths; `gap` where that is defined.",
@@ -34,6 +38,11 @@ RULES: Mapping[Rule, str] = {
     "embedding": "(0, 0), the outputs of the embeddings.",
     "consecutive": "All of ceil((i - 1) L_T / L_S) + 1 to ceil(i L_T / L_S) teach i. Udagawa et "
     "al., 2023, arXiv:2310.08797, whose groups overlap by one layer; these do not.",
+    "attention": "Every block teaches every block: the target of a student block is the sum of all "
+    "teacher blocks, weighted by the softmax over them of their products with the student's "
+    "(projected) state. For hidden states alone. Passban et al., ALP-KD, 2021, arXiv:2012.14022.",
+    "combine": "All blocks of both sides, each side's states side by side as one long vector. For "
+    "hidden states alone. Wang et al., 2023, arXiv:2305.15032.",
 }
 """What each rule pairs, written (teacher, student) for L_T teacher and L_S student layers."""
 
@@ -80,6 +89,32 @@ class RandomSorted(Spec):
     """How many layers are drawn, never the teacher's last; at most as many as the student has."""
 
 
+class Emd(Spec):
+    """Every block teaches every block, as much as the cheapest transport between them moves.
+
+    Formula: sum of F[s, t] D[s, t] over blocks; D are the pairs' losses, F the flow of least cost
+    between the weights of the student's blocks and of the teacher's, without a gradient.
+    Paper: Li et al., BERT-EMD, 2020, arXiv:2010.06133.
+    """
+
+    emd: Literal["adaptive", "uniform"]
+    """Weights of blocks: always equal, or `adaptive`: after each step a block's weight is divided
+    by what its share of the flow costs, as the paper's code does it."""
+
+
+class Progressive(Spec):
+    """A rule's pairs one after the other, from the lowest up, in equal shares of a stage.
+
+    Paper: Aguilar et al., 2020, arXiv:1910.03723 (stacked and progressive internal distillation);
+    Sun et al., MobileBERT, 2020, arXiv:2004.02984.
+    """
+
+    progressive: OneToOneRule
+    """The rule."""
+    keep: Literal["all", "newest"] = "all"
+    """Whether earlier pairs stay (stacked), or the newest is trained alone."""
+
+
 class Pairs(Spec):
     """Explicit pairs of layers."""
 
@@ -89,13 +124,16 @@ class Pairs(Spec):
 
 def _can_turn(value: object) -> object:
     match value:
-        case "consecutive" | {"random_sorted": _} | {"pairs": _} | {"reverse": _}:
-            raise ValueError(
-                f"`{value}` cannot be reversed: that takes a rule with fixed pairs, one to "
-                f"one; write one of {', '.join(get_args(OneToOneRule))}, first_k, last_k, top_minus"
-            )
+        case "consecutive" | "attention" | "combine":
+            pass
+        case {"random_sorted": _} | {"pairs": _} | {"reverse": _} | {"emd": _} | {"progressive": _}:
+            pass
         case _:
             return value
+    raise ValueError(
+        f"`{value}` cannot be reversed: that takes a rule with fixed pairs, one to one; write one "
+        f"of {', '.join(get_args(OneToOneRule))}, first_k, last_k, top_minus"
+    )
 
 
 class Reverse(Spec):
@@ -111,7 +149,9 @@ class Reverse(Spec):
     """The rule whose teacher layers are turned round; it has to pair one to one."""
 
 
-Matching = Rule | FirstK | LastK | TopMinus | RandomSorted | Pairs | Reverse
+Matching = (
+    Rule | SoftRule | FirstK | LastK | TopMinus | RandomSorted | Emd | Progressive | Pairs | Reverse
+)
 
 
 class LayerPair(NamedTuple):
@@ -149,6 +189,10 @@ def layer_pairs(
     if not isinstance(matching, Pairs):
         _refuse_deeper_student(teacher=teacher, student=student)
     match matching:
+        case "attention" | "combine" | Emd():
+            raise MatchingError("gives every layer to every layer and has no fixed pairs")
+        case Progressive(progressive=rule):
+            return tuple(_rule_pairs(rule, teacher=teacher, student=student))
         case str():
             return tuple(_rule_pairs(matching, teacher=teacher, student=student))
         case FirstK(first_k=k):
@@ -194,6 +238,9 @@ def possible_pairs(
         MatchingError: As of `layer_pairs`, or more layers are drawn than a model has.
     """
     teacher, student = num_teacher_layers, num_student_layers
+    if isinstance(matching, Emd) or matching in get_args(SoftRule):
+        blocks = range(1, student + 1), range(1, teacher + 1)
+        return tuple(LayerPair(s, t) for s, t in itertools.product(*blocks))
     if not isinstance(matching, RandomSorted):
         return layer_pairs(matching, num_teacher_layers=teacher, num_student_layers=student)
     k = matching.random_sorted
@@ -342,6 +389,10 @@ def matching_label(matching: Matching) -> str:
             return f"top_minus-{below}-{learner}"
         case RandomSorted(random_sorted=k):
             return f"random_sorted-{k}"
+        case Emd(emd=weights):
+            return f"emd-{weights}"
+        case Progressive(progressive=rule, keep=keep):
+            return f"progressive-{rule}" + ("-newest" if keep == "newest" else "")
         case Reverse(reverse=rule):
             return f"reverse-{matching_label(rule)}"
         case Pairs(pairs=pairs):

@@ -9,7 +9,7 @@ RECIPES = frozenset(
     | {"bert_emd", "alp_kd", "ckd", "rail_kd", "dkd"}
 )
 KINDS = frozenset({"crd"})
-MATCHINGS = frozenset({"combine", "attention", "emd", "search", "progressive"})
+MATCHINGS = frozenset({"search"})
 INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
 SHAPES = frozenset({"parameters", "flops", "total_parameters"})
 """Budgets that `iso` may come to hold equal."""

@@ -6,7 +6,7 @@ Pure integers, so that a plan refuses what a trainer would.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self, TypeGuard, assert_never
+from typing import Any, Literal, NamedTuple, Self, TypeGuard, assert_never, get_args
 
 from .knowledge import (
     Attentions,
@@ -31,7 +31,17 @@ from .knowledge import (
     inert_fields,
     term_label,
 )
-from .matching import LayerPair, MatchingError, Pairs, RandomSorted, drawn_pairs, possible_pairs
+from .matching import (
+    Emd,
+    LayerPair,
+    MatchingError,
+    Pairs,
+    Progressive,
+    RandomSorted,
+    SoftRule,
+    drawn_pairs,
+    possible_pairs,
+)
 from .schedules import followed
 from .sizes import Sizes
 
@@ -113,6 +123,14 @@ class ResolvedTerm:
         pairs = drawn_pairs(matching, num_teacher_layers=self.num_teacher_layers, permute=permute)
         return replace(self, pairs=pairs)
 
+    def at(self, progress: float) -> tuple[LayerPair, ...]:
+        """The pairs that are trained when this share of the stage's steps is done."""
+        matching = self.term.matching if matches_layers(self.term) else None
+        if not isinstance(matching, Progressive):
+            return self.pairs
+        unlocked = min(len(self.pairs), 1 + int(progress * len(self.pairs)))
+        return self.pairs[:unlocked] if matching.keep == "all" else self.pairs[unlocked - 1 :][:1]
+
     def describe(self) -> dict[str, Any]:
         """Everything that acts, as JSON; pairs are [teacher, student] as in a grid."""
         left_out = {"kind", "label", "weight", "matching", *inert_fields(self.term)}
@@ -142,6 +160,12 @@ def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
         except MatchingError as error:
             mend = "Choose another matching or shape."
             misfits.append(Misfit("matching", "matching", str(error), mend))
+        if not isinstance(term, HiddenStates) and term.matching in get_args(SoftRule):
+            what = f"is `{term.matching}`, which is for `hidden_states` alone"
+            misfits.append(Misfit("matching", "matching", what, "Choose another matching."))
+        if isinstance(term, LayerRelations) and isinstance(term.matching, Emd | Progressive):
+            what = "has to give the same layers in every step"
+            misfits.append(Misfit("matching", "matching", what, "Choose a fixed rule."))
     misfits += _misfits(term, pairs, student=student, teacher=teacher)
     if misfits:
         raise MisfitError(tuple(misfits))
@@ -250,13 +274,22 @@ def _kinds_read(term: Term, side: Side) -> tuple[FeatureKind, ...]:
 def _projection(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedProjection | None:
     match term:
         case HiddenStates() | Gram():
-            if term.projection == "none" or student.hidden_size == teacher.hidden_size:
+            ours, theirs = _widths(term, student=student, teacher=teacher)
+            if term.projection == "none" or ours == theirs:
                 return None
-            return ResolvedProjection(
-                term.projection, student.hidden_size, teacher.hidden_size, term.share_projection
-            )
+            return ResolvedProjection(term.projection, ours, theirs, term.share_projection)
         case _:
             return None
+
+
+def _widths(term: HiddenStates | Gram, *, student: Sizes, teacher: Sizes) -> tuple[int, int]:
+    """Of the vectors that are compared."""
+    if term.matching != "combine":
+        return student.hidden_size, teacher.hidden_size
+    return (
+        student.num_hidden_layers * student.hidden_size,
+        teacher.num_hidden_layers * teacher.hidden_size,
+    )
 
 
 def _misfits(
@@ -322,7 +355,7 @@ def _soft_misfits(term: SoftLogits, *, student: Sizes, teacher: Sizes) -> Iterat
 def _width_misfits(
     term: HiddenStates | Gram, *, student: Sizes, teacher: Sizes
 ) -> Iterator[Misfit]:
-    ours, theirs = student.hidden_size, teacher.hidden_size
+    ours, theirs = _widths(term, student=student, teacher=teacher)
     if term.projection == "none" and ours != theirs:
         yield Misfit(
             "width",

@@ -19,7 +19,17 @@ _PREDICATE_HELP = (
     "their label: terms joined by `+`, `last_k-2`, `reverse-uniform`, `3x384x12`."
 )
 _COMPOSITES = (
-    *("Shape", "FirstK", "LastK", "TopMinus", "RandomSorted", "Pairs", "Reverse"),
+    *(
+        "Shape",
+        "FirstK",
+        "LastK",
+        "TopMinus",
+        "RandomSorted",
+        "Emd",
+        "Progressive",
+        "Pairs",
+        "Reverse",
+    ),
     "TeacherLayers",
 )
 """Values of axes that may carry a label beside their own keys."""

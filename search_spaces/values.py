@@ -8,7 +8,17 @@ from typing import Any
 from .errors import Problem
 from .initialisation import TeacherLayers, initialisation_label
 from .knowledge import Term, term_label
-from .matching import FirstK, LastK, Pairs, RandomSorted, Reverse, TopMinus, matching_label
+from .matching import (
+    Emd,
+    FirstK,
+    LastK,
+    Pairs,
+    Progressive,
+    RandomSorted,
+    Reverse,
+    TopMinus,
+    matching_label,
+)
 from .shape import Shape, shape_label
 from .spec import LABEL_PATTERN
 from .tree import Scalar
@@ -81,6 +91,8 @@ def label_of(data: object) -> Scalar:
         case Shape():
             label = shape_label(data)
         case FirstK() | LastK() | TopMinus() | RandomSorted() | Pairs() | Reverse():
+            return matching_label(data)
+        case Emd() | Progressive():
             label = matching_label(data)
         case TeacherLayers():
             label = initialisation_label(data)

@@ -130,7 +130,7 @@ def loss(
     """A term's loss of two models without a projection."""
     resolved = resolve_term(parse(term), student=sizes[0], teacher=sizes[1])
     compared = Compared(student, teacher, LABELS, token_mask(length), progress)
-    return term_loss(resolved, compared, lambda hidden, _: hidden)
+    return term_loss(resolved, compared, lambda hidden, _: hidden).loss
 
 
 def pad(features: Features, *, to: int, garbage: float) -> dict[Feature, Tensor]:

@@ -6,7 +6,8 @@ Adding a kind ends here: `docs/adding_a_kind.md` is the whole list.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from itertools import groupby
+from typing import NamedTuple, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,7 @@ from .transforms import (
     word_angles,
     word_relations,
 )
+from .transport import Transport, entropy
 
 Project = Callable[[Tensor, LayerPair], Tensor]
 """A pair's learned map of the student's features; the identity where there is none."""
@@ -116,24 +118,54 @@ class Compared:
         )
 
 
-def term_loss(resolved: ResolvedTerm, compared: Compared, project: Project) -> Tensor:
-    """A term's loss without its weight, shape []; its formula is in the docstring of its kind."""
+class TermLoss(NamedTuple):
+    """The loss of one term, without its weight."""
+
+    loss: Tensor
+    """Shape []; its formula is in the docstring of its kind."""
+    entropy: Tensor | None = None
+    """Of the shares in which layers teach, in nats, shape []; None where pairs are given."""
+
+
+def term_loss(
+    resolved: ResolvedTerm,
+    compared: Compared,
+    project: Project,
+    transport: Transport | None = None,
+) -> TermLoss:
+    """A term's loss of one batch.
+
+    Args:
+        resolved: The term.
+        compared: The batch.
+        project: The learned maps.
+        transport: State of a matching by flows.
+    """
     term = resolved.term
     match term:
         case HardLabels():
             logits = compared.student_logits()
-            return F.cross_entropy(logits, compared.labels, label_smoothing=term.label_smoothing)
+            smoothing = term.label_smoothing
+            return TermLoss(F.cross_entropy(logits, compared.labels, label_smoothing=smoothing))
         case SoftLogits():
-            return _soft_logits(term, compared)
+            return TermLoss(_soft_logits(term, compared))
         case LayerRelations():
-            return _layer_relations(term, resolved.pairs, compared)
+            return TermLoss(_layer_relations(term, resolved.pairs, compared))
+        case HiddenStates(matching="attention"):
+            return _attended(term, resolved.pairs, compared, project)
+        case HiddenStates(matching="combine"):
+            return TermLoss(_combined(term, resolved.pairs, compared, project))
         case _:
             pass
     if not matches_layers(term):
         assert isinstance(term, SampleTerm)
-        return _rows(term, *compared.logits())
-    losses = torch.stack([_pair_loss(resolved, pair, compared, project) for pair in resolved.pairs])
-    return losses.sum() if term.reduce_layers == "sum" else losses.mean()
+        return TermLoss(_rows(term, *compared.logits()))
+    pairs = resolved.at(compared.progress)
+    losses = torch.stack([_pair_loss(resolved, pair, compared, project) for pair in pairs])
+    if transport is not None:
+        flow = transport.flow(losses.view(len(transport.student), len(transport.teacher)))
+        return TermLoss((flow.flatten() * losses).sum(), entropy(flow.flatten()))
+    return TermLoss(losses.sum() if term.reduce_layers == "sum" else losses.mean())
 
 
 def _pair_loss(
@@ -272,16 +304,28 @@ def _over_rows(values: Tensor, axes: str, compared: Compared, *, sums: str = "")
 def _hidden_states(
     term: HiddenStates, pair: LayerPair, compared: Compared, project: Project
 ) -> Tensor:
+    student, teacher = _vectors(term, pair, compared)
+    return _between_vectors(term, project(student, pair), teacher, compared)
+
+
+def _vectors(term: HiddenStates, pair: LayerPair, compared: Compared) -> tuple[Tensor, Tensor]:
+    """What is compared of a pair: [B, L, H] of tokens, [B, H] of rows."""
     student, teacher = compared.pair("hidden_states", pair)
-    axes = "BL"
-    if term.of != "tokens":
-        axes = "B"
-        student, teacher = (_select(term.of, s, compared.token_mask) for s in (student, teacher))
-    student = project(student, pair)
+    if term.of == "tokens":
+        return student, teacher
+    return (
+        _select(term.of, student, compared.token_mask),
+        _select(term.of, teacher, compared.token_mask),
+    )
+
+
+def _between_vectors(
+    term: HiddenStates, student: Tensor, teacher: Tensor, compared: Compared
+) -> Tensor:
+    axes = "BL" if term.of == "tokens" else "B"
     match term.distance:
         case "cosine":
-            values = cosine_distance(student, teacher)
-            return _over_rows(values, axes, compared)
+            return _over_rows(cosine_distance(student, teacher), axes, compared)
         case "mse":
             if term.normalise:
                 student, teacher = unit(student), unit(teacher)
@@ -290,6 +334,36 @@ def _hidden_states(
             return _over_rows(squares, f"{axes}H", compared, sums=sums)
         case _:
             assert_never(term.distance)
+
+
+def _attended(
+    term: HiddenStates, pairs: Sequence[LayerPair], compared: Compared, project: Project
+) -> TermLoss:
+    """Each student block against the teacher blocks' sum, weighted by their products with it."""
+    losses, entropies = [], []
+    for _, of_student in groupby(pairs, key=lambda pair: pair.student):
+        group = list(of_student)
+        student = project(_vectors(term, group[0], compared)[0], group[0])
+        teachers = torch.stack([_vectors(term, pair, compared)[1] for pair in group], dim=-2)
+        shares = (student.unsqueeze(-2) * teachers).sum(dim=-1).softmax(dim=-1)
+        target = (shares.unsqueeze(-1) * teachers).sum(dim=-2)
+        losses.append(_between_vectors(term, student, target, compared))
+        axes = "BL" if term.of == "tokens" else "B"
+        entropies.append(_over_rows(entropy(shares.detach()), axes, compared))
+    stacked = torch.stack(losses)
+    loss = stacked.sum() if term.reduce_layers == "sum" else stacked.mean()
+    return TermLoss(loss, torch.stack(entropies).mean())
+
+
+def _combined(
+    term: HiddenStates, pairs: Sequence[LayerPair], compared: Compared, project: Project
+) -> Tensor:
+    """All blocks of both sides, side by side."""
+    student = {pair.student: _vectors(term, pair, compared)[0] for pair in pairs}
+    teacher = {pair.teacher: _vectors(term, pair, compared)[1] for pair in pairs}
+    ours = torch.cat(list(student.values()), dim=-1)
+    theirs = torch.cat(list(teacher.values()), dim=-1)
+    return _between_vectors(term, project(ours, pairs[0]), theirs, compared)
 
 
 def _cka(student: Tensor, teacher: Tensor) -> Tensor:

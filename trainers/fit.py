@@ -232,12 +232,17 @@ class _Run:
             )
             values = {}
             if measures_gradients:
-                norms = gradient_norms(losses.by_term, self.backbone)
+                norms = gradient_norms([each.loss for each in losses.by_term], self.backbone)
                 values = _term_columns("gradient_norm", norms)
                 if self.step == 0 and job.objective.equalises:
                     job.objective.equalise(norms)
                     losses = job.objective.weigh(losses.by_term, progress=0.0)
                 values |= _term_columns("weight", losses.weights.tolist())
+                values |= {
+                    f"train/term/{index}/entropy": float(each.entropy)
+                    for index, each in enumerate(losses.by_term)
+                    if each.entropy is not None
+                }
             self._watch(losses)
             losses.total.backward()
             if job.training.gradient_clipping is not None:
@@ -251,7 +256,9 @@ class _Run:
 
     def _watch(self, losses: TermLosses) -> None:
         """Add the losses up; on the CPU, where looking is free, refuse bad ones at once."""
-        stacked = torch.stack([losses.total, *losses.by_term]).detach().double()
+        stacked = (
+            torch.stack([losses.total, *(each.loss for each in losses.by_term)]).detach().double()
+        )
         self.row_sum += stacked
         self.epoch_sum += stacked
         self.row_steps += 1

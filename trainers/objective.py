@@ -12,14 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from ..search_spaces.errors import GridError, Problem
-from ..search_spaces.matching import LayerPair
-from ..search_spaces.resolution import MisfitError, ResolvedTerm, Side, resolve_terms
+from ..search_spaces.knowledge import LayerTerm
+from ..search_spaces.matching import Emd, LayerPair
+from ..search_spaces.resolution import (
+    MisfitError,
+    ResolvedTerm,
+    Side,
+    matches_layers,
+    resolve_terms,
+)
 from ..search_spaces.schedules import Ratio, Threshold, followed, planned_factor
 from ..search_spaces.trial import Stage, canonical_json, canonical_term
-from .comparisons import Compared, term_loss
+from .comparisons import Compared, TermLoss, term_loss
 from .features import Features, Needs, Sizes
 from .projection import make_projection
 from .streams import generator
+from .transport import Transport
 
 _LEAST_LOSS = 1e-8
 """Below it a ratio to a loss, or to its gradient, means nothing."""
@@ -30,7 +38,7 @@ class TermLosses(NamedTuple):
 
     total: Tensor
     """The sum of the terms' losses times their weights."""
-    by_term: tuple[Tensor, ...]
+    by_term: tuple[TermLoss, ...]
     """The terms' losses without their weights, in the stage's order."""
     weights: Tensor
     """What each was multiplied with, shape [terms]; no gradient flows through it."""
@@ -48,6 +56,9 @@ class Objective(nn.Module):
         """In the stage's canonical order."""
         self.student_needs = _needs(self.terms, "student")
         self.teacher_needs = _needs(self.terms, "teacher")
+        made = {str(n): _make_transport(term) for n, term in enumerate(self.terms)}
+        self.transports = nn.ModuleDict({key: each for key, each in made.items() if each})
+        """State of matchings by flows."""
         self.opened: Tensor
         """Whether a term that waits for another one's loss has begun, shape [terms]."""
         self.register_buffer("opened", torch.zeros(len(self.terms), dtype=torch.bool))
@@ -102,14 +113,21 @@ class Objective(nn.Module):
         # Lower precision is for the models; their features are compared in float32.
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
-                term_loss(term, compared, partial(self._project, index))
+                term_loss(term, compared, partial(self._project, index), self._transport(index))
                 for index, term in enumerate(self._now)
             ]
         return self.weigh(losses, progress=progress)
 
-    def weigh(self, losses: Sequence[Tensor], *, progress: float) -> TermLosses:
-        """The sum of one batch's losses, given without their weights."""
-        stacked = torch.stack(list(losses))
+    def _transport(self, index: int) -> Transport | None:
+        if str(index) not in self.transports:
+            return None
+        found = self.transports[str(index)]
+        assert isinstance(found, Transport)
+        return found
+
+    def weigh(self, losses: Sequence[TermLoss], *, progress: float) -> TermLosses:
+        """The sum of one batch's losses."""
+        stacked = torch.stack([each.loss for each in losses])
         weights = self._weights(stacked.detach(), progress)
         total = torch.where(weights > 0, weights * stacked, 0.0).sum()
         return TermLosses(total=total, by_term=tuple(losses), weights=weights)
@@ -204,8 +222,22 @@ def _make_projections(resolved: ResolvedTerm, *, seed: int) -> nn.ModuleDict:
 
 
 def _map_key(resolved: ResolvedTerm, pair: LayerPair) -> str:
+    """The learned map of a pair; pairs that share a map share its key."""
     assert resolved.projection is not None
-    return "shared" if resolved.projection.is_shared else f"{pair.teacher}-{pair.student}"
+    assert isinstance(resolved.term, LayerTerm)
+    if resolved.projection.is_shared or resolved.term.matching == "combine":
+        return "shared"
+    if resolved.term.matching == "attention":
+        return str(pair.student)
+    return f"{pair.teacher}-{pair.student}"
+
+
+def _make_transport(resolved: ResolvedTerm) -> Transport | None:
+    matching = resolved.term.matching if matches_layers(resolved.term) else None
+    if not isinstance(matching, Emd):
+        return None
+    student, teacher = resolved.pairs[-1]
+    return Transport(student, teacher, matching.emd)
 
 
 def _needs(terms: Sequence[ResolvedTerm], side: Side) -> Needs:

@@ -96,16 +96,12 @@ def with_axis(line: str) -> str:
             "axes.knowledge[0].stages: `stages` is not built yet",
         ),
         (
-            with_knowledge("{kind: hidden_states, matching: {progressive: first}}"),
-            "axes.knowledge[0].matching: matching `progressive` is not built yet",
+            with_knowledge("{kind: hidden_states, matching: {search: {}}}"),
+            "axes.knowledge[0].matching: matching `search` is not built yet",
         ),
         (
-            with_knowledge("{kind: hidden_states, matching: {emd: {}}}"),
-            "axes.knowledge[0].matching: matching `emd` is not built yet",
-        ),
-        (
-            with_axis("matching: [combine]"),
-            "axes.matching[0]: matching `combine` is not built yet",
+            with_axis("matching: [search]"),
+            "axes.matching[0]: matching `search` is not built yet",
         ),
         (
             with_axis("initialisation: [{checkpoint: folder}]"),

@@ -76,7 +76,7 @@ def losses_of_constants(*terms: dict[str, Any]) -> TermLosses:
 def test_the_total_is_the_weighted_sum_of_the_terms_and_terms_come_without_weight() -> None:
     # Hard labels of an undecided student: ln 3. uniform pairs (2, 1) and (4, 2): (1 + 4) / 2
     losses = losses_of_constants(HARD | {"weight": 0.5}, HIDDEN | {"weight": 10.0})
-    assert [loss.item() for loss in losses.by_term] == pytest.approx([math.log(3), 2.5])
+    assert [each.loss.item() for each in losses.by_term] == pytest.approx([math.log(3), 2.5])
     assert losses.total.item() == pytest.approx(0.5 * math.log(3) + 10 * 2.5)
 
 
@@ -121,7 +121,7 @@ def test_random_layers_are_drawn_anew_in_each_epoch_and_again_after_a_resume() -
         made, found = objective(HARD, term), []
         for epoch in epochs:
             made.begin_epoch(epoch)
-            found.append(made(*features, **given).by_term[1].item())
+            found.append(made(*features, **given).by_term[1].loss.item())
         return found
 
     # Layers 1 and 2 learn from two of the teacher's layers 1 to 3.
@@ -159,12 +159,12 @@ def test_a_schedule_multiplies_the_base_weight() -> None:
     for progress, weight in ((0.0, 0.0), (0.25, 1.5), (0.5, 3.0), (0.9, 3.0)):
         losses = at(made, progress)
         assert losses.weights.tolist() == pytest.approx([1.0, weight])
-        expected = losses.by_term[0] + weight * losses.by_term[1]
+        expected = losses.by_term[0].loss + weight * losses.by_term[1].loss
         assert losses.total.item() == pytest.approx(expected.item())
 
 
 def test_a_term_waits_until_another_loss_has_fallen_and_then_stays() -> None:
-    by_seed = {seed: at(objective(HARD, HIDDEN), 0, seed=seed).by_term[1] for seed in (1, 3)}
+    by_seed = {seed: at(objective(HARD, HIDDEN), 0, seed=seed).by_term[1].loss for seed in (1, 3)}
     far, near = sorted(by_seed, key=lambda seed: -by_seed[seed].item())
     between = (by_seed[far] + by_seed[near]).item() / 2
     waiting = KL | {"schedule": {"once": {"kind": "hidden_states", "loss": between}}}
@@ -180,7 +180,7 @@ def test_a_ratio_gives_a_term_the_weight_of_another_without_a_gradient() -> None
     made = objective(KL, HIDDEN | {"weight": 2.0, "schedule": {"ratio_to": "soft_logits"}})
     losses = at(made, 0)
     # hidden_states comes first in the canonical order
-    assert losses.total.item() == pytest.approx(3 * losses.by_term[1].item())
+    assert losses.total.item() == pytest.approx(3 * losses.by_term[1].loss.item())
     assert not losses.weights.requires_grad
 
 
@@ -333,7 +333,7 @@ def test_autocast_does_not_reach_the_losses() -> None:
     expected = made(*inputs, **given)
     with torch.autocast("cpu", torch.bfloat16):
         losses = made(*inputs, **given)
-    assert torch.equal(torch.stack(losses.by_term), torch.stack(expected.by_term))
+    assert losses.by_term == expected.by_term
     assert losses.total.dtype == torch.float32
 
 
