@@ -127,7 +127,7 @@ class SoftLogits(_Term):
     Paper: kl is Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2; reverse_kl Gu et al.,
     2024, arXiv:2306.08543; jsd Agarwal et al., 2024, arXiv:2306.13649; dkd Zhao et al., 2022,
     arXiv:2203.08679; dist Huang et al., 2022, arXiv:2205.10536; mse Ba and Caruana, 2014,
-    arXiv:1312.6184, equation 1; annealed_mse Jafari et al., 2021, arXiv:2104.07163.
+    arXiv:1312.6184; annealed_mse Jafari et al., 2021, arXiv:2104.07163.
     """
 
     kind: Literal["soft_logits"]
@@ -144,8 +144,8 @@ class SoftLogits(_Term):
     """Whether temperature**2 multiplies a softened distance, so that the size of its gradient does
     not depend on the temperature."""
     standardise: bool = False
-    """Whether each row of logits is brought to mean 0 and deviation 1 before it is softened (Sun
-    et al., 2024, arXiv:2403.01427)."""
+    """Whether each row of logits is brought to mean 0 and deviation 1 (of the population) before it is
+    softened (Sun et al., 2024, arXiv:2403.01427)."""
 
     @property
     def is_softened(self) -> bool:
@@ -164,7 +164,7 @@ class HiddenStates(LayerTerm):
     `reduce_features: sum`.
     Needs: equal widths, or a projection.
     Paper: mse is Jiao et al., TinyBERT, 2020, arXiv:1909.10351, equation 8; cosine Sanh et al.,
-    DistilBERT, 2019, arXiv:1910.01108, section 3, and with `of: cls` Aguilar et al., 2020,
+    DistilBERT, 2019, arXiv:1910.01108, and with `of: cls` Aguilar et al., 2020,
     arXiv:1910.03723; PKD is Sun et al., 2019, arXiv:1908.09355.
     """
 
@@ -206,7 +206,8 @@ class TokenSimilarity(LayerTerm):
 
     Formula: R = h h^T / width, per row; mean of (R_S - R_T)**2 over pairs of tokens.
     Needs: nothing of the widths, each side is divided by its own.
-    Paper: Huang and Wang, NST, 2017, arXiv:1707.01219, with a polynomial kernel.
+    Paper: Huang and Wang, NST, 2017, arXiv:1707.01219, with a polynomial kernel on features that
+    are divided by their width instead of their length.
     """
 
     kind: Literal["token_similarity"]
