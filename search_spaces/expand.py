@@ -133,6 +133,7 @@ class _Expander:
             initialisation=group.initialisation,
             model=self._facts.model(group.teacher),
             task_facts=self._facts.task(group.task),
+            batch_size=group.training.batch_size,
         )
         self._note_unknown(subject)
         broken = first_broken(subject)

@@ -144,8 +144,8 @@ class SoftLogits(_Term):
     """Whether temperature**2 multiplies a softened distance, so that the size of its gradient does
     not depend on the temperature."""
     standardise: bool = False
-    """Whether each row of logits is brought to mean 0 and deviation 1 (of the population) before it is
-    softened (Sun et al., 2024, arXiv:2403.01427)."""
+    """Whether each row of logits is brought to mean 0 and deviation 1 (the population's) before it
+    is softened (Sun et al., 2024, arXiv:2403.01427)."""
 
     @property
     def is_softened(self) -> bool:
@@ -415,6 +415,11 @@ def kind_of(term_class: type[_Term]) -> str:
 def term_label(term: Term) -> str:
     """The name of a term in addresses, tables and columns."""
     return term.label or term.kind
+
+
+LEAST_ROWS = 3
+"""A batch of fewer rows has no relation between rows to speak of: angles need three, and of two
+rows each picks the other."""
 
 
 def couples_rows(term: Term) -> bool:

@@ -100,6 +100,7 @@ class Resolver:
             known.number,
             self._by_value.get(shape) or self._number_shape(shape),
             self._by_value.get(initialisation) or self._number_start(initialisation),
+            training.batch_size,
         )
         return Group(
             self._number((*rules_key, id(training))),

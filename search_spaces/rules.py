@@ -1,16 +1,18 @@
 """Why a point cannot be trained: rules on a resolved trial and the facts of its models and task."""
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import NamedTuple
 
 from .facts import ModelFacts, TaskFacts
 from .initialisation import Initialisation, TeacherLayers, source_layers
-from .knowledge import Attentions, Term, term_label
+from .knowledge import LEAST_ROWS, Attentions, SoftLogits, Term, couples_rows, term_label
 from .matching import MatchingError
-from .resolution import MisfitError, resolve_terms, trains_head
+from .resolution import MisfitError, matches_layers, resolve_terms, trains_head
 from .shape import Shape
 from .sizes import trial_sizes
 from .task import Task, Teacher
+from .trial import canonical_json, canonical_term
 
 
 class Broken(NamedTuple):
@@ -30,6 +32,7 @@ class Subject(NamedTuple):
     initialisation: Initialisation
     model: ModelFacts | None
     task_facts: TaskFacts | None
+    batch_size: int
 
 
 def first_broken(subject: Subject) -> Broken | None:
@@ -39,16 +42,49 @@ def first_broken(subject: Subject) -> Broken | None:
 
 def warnings(subject: Subject) -> Iterator[Broken]:
     """What is allowed but deserves a word."""
-    model, shape = subject.model, subject.shape
-    if model is None or model.num_attention_heads == shape.heads:
-        return
     for term in subject.terms:
-        if isinstance(term, Attentions) and term.head_map in ("mean", "sum"):
-            yield Broken(
-                "heads",
-                f"`{term_label(term)}` compares the {term.head_map} of the teacher's "
-                f"{model.num_attention_heads} heads with that of the student's {shape.heads}",
-            )
+        yield from _term_warnings(term, subject)
+    for first, second in combinations(subject.terms, 2):
+        if _without_weight(first) == _without_weight(second):
+            names = f"`{term_label(first)}` and `{term_label(second)}`"
+            yield Broken("duplicate", f"{names} differ in their weight alone: they are one term")
+
+
+def _term_warnings(term: Term, subject: Subject) -> Iterator[Broken]:
+    model, shape, name = subject.model, subject.shape, f"`{term_label(term)}`"
+    match term:
+        case Attentions(head_map="mean" | "sum" as head_map):
+            if model is not None and model.num_attention_heads != shape.heads:
+                yield Broken(
+                    "heads",
+                    f"{name} compares the {head_map} of the teacher's {model.num_attention_heads} "
+                    f"heads with that of the student's {shape.heads}",
+                )
+        case SoftLogits(temperature_squared=False, temperature=float(temperature)):
+            if temperature != 1:
+                yield Broken(
+                    "temperature",
+                    f"{name} leaves temperature**2 out, so its weight falls with the temperature",
+                )
+        case _:
+            pass
+    copied = subject.initialisation
+    if not matches_layers(term) or not isinstance(copied, TeacherLayers):
+        return
+    if term.matching == "first" == copied.teacher_layers:
+        yield Broken(
+            "trivial",
+            f"{name} matches the layers that the student copies: its loss begins at 0",
+        )
+    if term.matching in ("embedding", "tinybert") and copied.embeddings == "copy":
+        yield Broken(
+            "trivial",
+            f"{name} matches the embeddings, and the student copies them: that pair begins at 0",
+        )
+
+
+def _without_weight(term: Term) -> str:
+    return canonical_json(canonical_term(term.model_copy(update={"weight": 1.0})))
 
 
 def _broken(subject: Subject) -> Iterator[Broken]:
@@ -72,6 +108,13 @@ def _objective(subject: Subject) -> Iterator[Broken]:
             "no term reads the student's logits, so its classifier would stay random; "
             "add `hard_labels` or `soft_logits`",
         )
+    for term in subject.terms:
+        if couples_rows(term) and subject.batch_size < LEAST_ROWS:
+            yield Broken(
+                "rows",
+                f"`{term_label(term)}` compares the rows of a batch, and `training.batch_size` "
+                f"{subject.batch_size} leaves fewer than {LEAST_ROWS}",
+            )
 
 
 def _shape(subject: Subject) -> Iterator[Broken]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..search_spaces.knowledge import (
+    LEAST_ROWS,
     AnnealedMse,
     Attentions,
     Cc,
@@ -481,8 +482,3 @@ def _rows(term: SampleTerm, student: Tensor, teacher: Tensor) -> Tensor:
             return squared_difference(*sides).mean()
         case _:
             assert_never(term)
-
-
-LEAST_ROWS = 3
-"""A batch of fewer rows has no relation between rows to speak of: angles need three, and of two
-rows each picks the other."""

@@ -327,6 +327,49 @@ SKIPPED = [
         "initialisation",
         "`head: copy` needs `from: fine_tuned`",
     ),
+    (
+        "knowledge: [[soft_logits, rkd]]|training.batch_size: [2]",
+        "rows",
+        "`training.batch_size` 2 leaves fewer than 3",
+    ),
+    (
+        "knowledge: [[soft_logits, {kind: relations, heads: 5}]]",
+        "heads",
+        "is 5, which does not divide the student's width 384",
+    ),
+    (
+        "knowledge: [[soft_logits, relations]]|shape: [{layers: 3, width: 384, heads: 6}]",
+        "heads",
+        "the student has 6 heads and the teacher 12",
+    ),
+    (
+        "knowledge: [[soft_logits, {kind: attentions, head_map: grouped}]]|"
+        "shape: [{layers: 3, width: 320, heads: 5}]",
+        "heads",
+        "12 heads do not fall into 5 equal groups",
+    ),
+    (
+        "knowledge: [[soft_logits, {kind: attentions, of: probabilities, head_map: sum}]]",
+        "heads",
+        "a sum of probabilities is no distribution",
+    ),
+    ("knowledge: [[soft_logits, attentions]]|matching: [combine]", "matching", "alone"),
+    (
+        "knowledge: [[soft_logits, layer_relations]]|matching: [top]",
+        "matching",
+        "gives 1 pair of layers, and pairs need 2",
+    ),
+    (
+        "knowledge: [{kind: soft_logits, schedule: {ratio_to: attentions}}]",
+        "schedule",
+        "follows `attentions`, and beside it the stage has 0 terms",
+    ),
+    (
+        "knowledge: [[soft_logits, {kind: hidden_states, projection: orthogonal}]]|"
+        "shape: [{layers: 3, width: 768, heads: 12}]",
+        "width",
+        "768 columns cannot be orthonormal in 384 dimensions",
+    ),
     ("task.max_length: [513]", "length", "exceeds the teacher's 512 positions"),
 ]
 
@@ -337,6 +380,35 @@ def test_an_impossible_point_is_skipped_with_its_reason(lines: str, rule: str, r
     assert plan.trials == ()
     assert [skipped.rule for skipped in plan.skipped] == [rule]
     assert reason in plan.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("lines", "warning"),
+    [
+        (
+            "knowledge: [{kind: soft_logits, temperature_squared: false}]",
+            "its weight falls with the temperature",
+        ),
+        (
+            "knowledge: [[soft_logits, hidden_states]]|matching: [first]|"
+            "initialisation: [{teacher_layers: first}]",
+            "its loss begins at 0",
+        ),
+        (
+            "knowledge: [[soft_logits, hidden_states]]|matching: [embedding]|"
+            "initialisation: [{teacher_layers: first}]",
+            "the student copies them",
+        ),
+        (
+            "knowledge: [[soft_logits, {kind: soft_logits, label: more, weight: 2}]]",
+            "they are one term",
+        ),
+    ],
+)
+def test_what_means_less_than_it_seems_is_allowed_with_a_word(lines: str, warning: str) -> None:
+    plan = plan_of(axes(*lines.split("|")))
+    assert len(plan.trials) == 1
+    assert [each for each in plan.warnings if warning in each.what]
 
 
 def test_skipped_points_are_told_from_collapsed_ones() -> None:
