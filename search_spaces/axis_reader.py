@@ -8,6 +8,7 @@ from .not_built import NOT_BUILT, RANGES, TASKS, word_not_built
 from .report import Report, did_you_mean, show
 from .sections import SECTIONS, Sections, section_paths
 from .shape import Shape
+from .stages import all_terms
 from .terms import read_knowledge, read_term_field, term_paths
 from .tree import Path
 from .values import FIXED_AXES, Axis, Value
@@ -42,7 +43,10 @@ class AxisReader:
             read = self._value if is_single else self._values
             self._knowledge[place] = tuple(read("knowledge", data, at=place))
         self.terms = [
-            term for values in self._knowledge.values() for value in values for term in value.data
+            term
+            for values in self._knowledge.values()
+            for value in values
+            for term in all_terms(value.data)
         ]
         self._term_paths = term_paths(self.terms)
         self.knows_terms = len(self._report) == before

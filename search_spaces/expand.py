@@ -9,6 +9,7 @@ from .grid import Grid
 from .product import Point, RawPoints
 from .resolve import Group, Resolver
 from .rules import Broken, Subject, first_broken, warnings
+from .stages import stage_training
 from .tree import Scalar
 from .trial import Stage, Trial
 from .values import grid_axes
@@ -79,7 +80,7 @@ class _Expander:
         self._grid = grid
         self._facts = facts
         self._resolver = Resolver(grid)
-        self._stages: dict[tuple[int, int], Stage] = {}
+        self._stages: dict[tuple[int, int], tuple[Stage, ...]] = {}
         self._verdicts: dict[tuple[int, ...], Broken | None] = {}
         self._kept: dict[tuple[int, int], Mapping[str, Scalar]] = {}
         self.trials: list[PlannedTrial] = []
@@ -105,17 +106,21 @@ class _Expander:
             self.trials.append(PlannedTrial(self._trial(group, seed), columns))
 
     def _trial(self, group: Group, seed: int) -> Trial:
-        stage = self._stages.get(group.stage_key)
-        if stage is None:
-            stage = Stage.model_construct(terms=group.terms, training=group.training)
-            self._stages[group.stage_key] = stage
+        stages = self._stages.get(group.stage_key)
+        if stages is None:
+            stages = self._stages[group.stage_key] = tuple(
+                Stage.model_construct(
+                    terms=stage.terms, training=stage_training(group.training, stage)
+                )
+                for stage in group.stages
+            )
         # Every part is checked already; checking a hundred thousand trials again takes seconds.
         return Trial.model_construct(
             task=group.task,
             teacher=group.teacher,
             shape=group.shape,
             initialisation=group.initialisation,
-            stages=(stage,),
+            stages=stages,
             seed=seed,
         )
 
@@ -128,12 +133,12 @@ class _Expander:
         subject = Subject(
             task=group.task,
             teacher=group.teacher,
-            terms=group.terms,
+            stages=group.stages,
             shape=group.shape,
             initialisation=group.initialisation,
             model=self._facts.model(group.teacher),
             task_facts=self._facts.task(group.task),
-            batch_size=group.training.batch_size,
+            training=group.training,
         )
         self._note_unknown(subject)
         broken = first_broken(subject)

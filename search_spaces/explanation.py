@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args, get_origin
 
@@ -25,11 +25,12 @@ from .matching import (
     Reverse,
     TopMinus,
 )
+from .recipes import RECIPES, recipe_about, recipe_text
 from .report import did_you_mean
 
 _MATCHINGS = (FirstK, LastK, TopMinus, RandomSorted, Emd, Progressive, Pairs, Reverse)
 
-Axis = Literal["knowledge", "matching", "initialisation"]
+Axis = Literal["knowledge", "recipe", "matching", "initialisation"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,19 @@ def explain(word: str) -> Explanation:
 @cache
 def explanations() -> Mapping[str, Explanation]:
     """Every word, in the order in which a reader meets them."""
-    return {each.word: each for each in _explanations()}
+    found: dict[str, Explanation] = {}
+    for each in _explanations():
+        # `tinybert` is a recipe and a rule.
+        word = each.word if each.word not in found else f"{each.axis}.{each.word}"
+        found[word] = replace(each, word=word)
+    return found
 
 
 def _explanations() -> Iterator[Explanation]:
     for term_class in TERM_CLASSES:
         yield _of_class(kind_of(term_class), "knowledge", term_class)
+    for name in RECIPES:
+        yield Explanation(name, "recipe", f"{recipe_about(name)}\n\n{recipe_text(name)}", ())
     for rule, text in RULES.items():
         yield Explanation(rule, "matching", text, ())
     for matching_class in _MATCHINGS:

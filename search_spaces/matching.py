@@ -85,8 +85,15 @@ class RandomSorted(Spec):
     Paper: Haidar et al., RAIL-KD, 2022, arXiv:2109.10164; there k is L_S - 1.
     """
 
-    random_sorted: Count
-    """How many layers are drawn, never the teacher's last; at most as many as the student has."""
+    random_sorted: Count | Literal["below_last"]
+    """How many layers are drawn, never the teacher's last; at most as many as the student has.
+    `below_last`: one fewer than the student has."""
+
+    def number(self, num_student_layers: int) -> int:
+        """How many layers are drawn for a student of this depth."""
+        if self.random_sorted == "below_last":
+            return num_student_layers - 1
+        return self.random_sorted
 
 
 class Emd(Spec):
@@ -243,7 +250,9 @@ def possible_pairs(
         return tuple(LayerPair(s, t) for s, t in itertools.product(*blocks))
     if not isinstance(matching, RandomSorted):
         return layer_pairs(matching, num_teacher_layers=teacher, num_student_layers=student)
-    k = matching.random_sorted
+    k = matching.number(student)
+    if not k:
+        raise MatchingError("`random_sorted: below_last` leaves no layer of a student of one")
     _refuse_deeper_student(teacher=teacher, student=student)
     _refuse_more("random_sorted", k, depth=student, side="student")
     _refuse_more_below_last("random_sorted", k, depth=teacher, side="teacher")
@@ -253,14 +262,14 @@ def possible_pairs(
 
 
 def drawn_pairs(
-    matching: RandomSorted, *, num_teacher_layers: int, permute: Callable[[int], Sequence[int]]
+    k: int, *, num_teacher_layers: int, permute: Callable[[int], Sequence[int]]
 ) -> tuple[LayerPair, ...]:
     """The pairs of one epoch.
 
     k of the teacher's layers 1 to L_T - 1, in ascending order, teach the student's layers 1 to k.
 
     Args:
-        matching: Says k.
+        k: How many layers are drawn.
         num_teacher_layers: L_T.
         permute: Gives the numbers from 0 to n - 1 in random order.
 
@@ -269,7 +278,7 @@ def drawn_pairs(
         2022, arXiv:2109.10164; there k is L_S - 1.
     """
     below_last = permute(num_teacher_layers - 1)
-    drawn = sorted(layer + 1 for layer in below_last[: matching.random_sorted])
+    drawn = sorted(layer + 1 for layer in below_last[:k])
     return tuple(LayerPair(n, layer) for n, layer in enumerate(drawn, start=1))
 
 

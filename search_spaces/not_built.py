@@ -4,11 +4,9 @@ from collections.abc import Mapping
 
 NOT_BUILT = "is not built yet"
 
-RECIPES = frozenset(
-    {"vanilla_kd", "pkd", "distilbert", "tinybert", "mobilebert", "minilm", "minilmv2"}
-    | {"bert_emd", "alp_kd", "ckd", "rail_kd", "dkd"}
-)
 KINDS = frozenset({"crd"})
+STAGE_KEYS = frozenset({"data", "teacher", "share"})
+"""Keys of a stage that need more than the task's own rows and the fine-tuned teacher."""
 MATCHINGS = frozenset({"search"})
 INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
 SHAPES = frozenset({"parameters", "flops", "total_parameters"})

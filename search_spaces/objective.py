@@ -1,13 +1,14 @@
 """What a point's axes make of its terms: filled, overridden, sorted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
 from .axes import scalar_label
 from .knowledge import Term, inert_fields, open_fields, term_label
 from .sentences import known_keys
+from .stages import Knowledge, StageTerms
 from .terms import override_term
 from .tree import Scalar
 from .trial import canonical_json, canonical_term
@@ -18,10 +19,10 @@ from .values import Value
 class Objective:
     """The resolved terms of a point, and which of its axes took part."""
 
-    terms: tuple[Term, ...]
-    """In the order of their canonical form."""
+    stages: Knowledge
+    """Their terms in the order of their canonical form; a stage without terms is left out."""
     identity: str
-    """Canonical JSON of the terms."""
+    """Canonical JSON of the terms, and of what stages say of their training."""
     acting: frozenset[str]
     """Paths of axes that changed a term."""
     columns: Mapping[str, Scalar]
@@ -31,7 +32,7 @@ class Objective:
 
 
 def resolve_terms(
-    knowledge: tuple[Term, ...],
+    knowledge: Knowledge,
     *,
     matching: Value,
     temperature: Value,
@@ -41,7 +42,7 @@ def resolve_terms(
     """Fills what terms leave open and applies full addresses, which win.
 
     Args:
-        knowledge: The terms as written.
+        knowledge: The stages as written.
         matching: Fills the layers of terms that leave them open.
         temperature: Fills the temperature of softened logits that leave it open.
         overrides: By full address; those of terms that are not here do not act.
@@ -50,38 +51,38 @@ def resolve_terms(
     acting: set[str] = set()
     columns: dict[str, Scalar] = {"matching": None, "temperature": None}
     columns |= dict.fromkeys(addresses)
-    terms = []
+    stages: list[StageTerms] = []
+    identities: list[str] = []
     refused = None
-    for term in knowledge:
-        prefix = f"terms.{term_label(term)}."
-        mine = {
-            path: value
-            for path, value in overrides.items()
-            if path.startswith(prefix) and path.removeprefix(prefix) in known_keys(type(term))
-        }
-        try:
-            changed = _override(term, {p.removeprefix(prefix): v for p, v in mine.items()})
-        except ValidationError as error:
-            refused = f"`{term_label(term)}`: {error.errors()[0]['msg']}"
-            continue
-        if changed.weight == 0:
-            columns[f"{prefix}weight"] = 0.0
-            acting |= mine.keys() & {f"{prefix}weight"}
-            continue
-        filled, axes = _fill(changed, matching=matching, temperature=temperature)
-        columns |= {path: value.label for path, value in axes.items()}
-        acting |= axes.keys()
-        acting |= mine.keys() - {f"{prefix}{field}" for field in inert_fields(filled)}
-        columns |= _term_columns(filled, prefix, mine, addresses)
-        terms.append((canonical_json(canonical_term(filled)), filled))
-    terms.sort(key=lambda pair: pair[0])
-    return Objective(
-        tuple(term for _, term in terms),
-        "\n".join(identity for identity, _ in terms),
-        frozenset(acting),
-        columns,
-        refused,
-    )
+    for stage in knowledge:
+        terms: list[tuple[str, Term]] = []
+        for term in stage.terms:
+            prefix = f"terms.{term_label(term)}."
+            mine = {
+                path: value
+                for path, value in overrides.items()
+                if path.startswith(prefix) and path.removeprefix(prefix) in known_keys(type(term))
+            }
+            try:
+                changed = _override(term, {p.removeprefix(prefix): v for p, v in mine.items()})
+            except ValidationError as error:
+                refused = f"`{term_label(term)}`: {error.errors()[0]['msg']}"
+                continue
+            if changed.weight == 0:
+                columns[f"{prefix}weight"] = 0.0
+                acting |= mine.keys() & {f"{prefix}weight"}
+                continue
+            filled, axes = _fill(changed, matching=matching, temperature=temperature)
+            columns |= {path: value.label for path, value in axes.items()}
+            acting |= axes.keys()
+            acting |= mine.keys() - {f"{prefix}{field}" for field in inert_fields(filled)}
+            columns |= _term_columns(filled, prefix, mine, addresses)
+            terms.append((canonical_json(canonical_term(filled)), filled))
+        if terms:
+            terms.sort(key=lambda pair: pair[0])
+            stages.append(replace(stage, terms=tuple(term for _, term in terms)))
+            identities += [*(identity for identity, _ in terms), canonical_json(stage.training)]
+    return Objective(tuple(stages), "\n".join(identities), frozenset(acting), columns, refused)
 
 
 def _override(term: Term, fields: Mapping[str, Value]) -> Term:

@@ -7,6 +7,7 @@ from typing import Any, Literal, assert_never, get_args
 
 from .knowledge import term_label
 from .report import Report, did_you_mean, looks_like_a_number, show
+from .stages import all_terms
 from .tree import Path, Scalar
 from .values import Axis, Value, Written
 
@@ -95,7 +96,9 @@ def holds(test: Test, value: Value) -> bool:
             is_number = isinstance(label, int | float) and not isinstance(label, bool)
             return is_number and _COMPARE[comparison](label, bound)
         case Has(terms=terms):
-            names = {name for term in value.data for name in (term.kind, term_label(term))}
+            names = {
+                name for term in all_terms(value.data) for name in (term.kind, term_label(term))
+            }
             return not names.isdisjoint(terms)
         case Not(test=inner):
             return not holds(inner, value)

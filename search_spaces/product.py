@@ -9,6 +9,7 @@ from .knowledge import term_label
 from .predicate import IsOneOf, Predicate, WhenRule, holds
 from .report import nearest, show
 from .sections import get_typed
+from .stages import all_terms
 from .values import FIXED_AXES, Axis, AxisMapping, Value, Written, label_of
 
 Point = dict[str, Value]
@@ -148,7 +149,7 @@ def _shape_part(shape: Value, part: str) -> Value:
 
 
 def _term_field(knowledge: Value, label: str, field: str) -> Value | None:
-    found = [term for term in knowledge.data if term_label(term) == label]
+    found = [term for term in all_terms(knowledge.data) if term_label(term) == label]
     typed = getattr(found[0], field, None) if found else None
     return None if typed is None else _constant(typed)
 
@@ -156,7 +157,7 @@ def _term_field(knowledge: Value, label: str, field: str) -> Value | None:
 def _addressed(
     point: Point, path: str, written: Callable[[Point], Value | None], label: str
 ) -> Value | None:
-    has_term = any(term_label(term) == label for term in point["knowledge"].data)
+    has_term = any(term_label(term) == label for term in all_terms(point["knowledge"].data))
     return point.get(path) or written(point) if has_term else None
 
 

@@ -120,7 +120,8 @@ class ResolvedTerm:
         matching = self.term.matching if matches_layers(self.term) else None
         if not isinstance(matching, RandomSorted):
             return self
-        pairs = drawn_pairs(matching, num_teacher_layers=self.num_teacher_layers, permute=permute)
+        k = max(pair.student for pair in self.pairs)
+        pairs = drawn_pairs(k, num_teacher_layers=self.num_teacher_layers, permute=permute)
         return replace(self, pairs=pairs)
 
     def at(self, progress: float) -> tuple[LayerPair, ...]:

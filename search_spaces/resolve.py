@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from .columns import column_paths, short_names
 from .grid import Grid
 from .initialisation import Initialisation
-from .knowledge import Term
 from .objective import Objective, resolve_terms
 from .product import Point
 from .rules import Broken
 from .sections import SECTIONS, get_typed, override
 from .shape import Shape
 from .spec import Spec
+from .stages import Knowledge
 from .task import Task, Teacher
 from .training import Training
 from .tree import Scalar
@@ -33,9 +33,9 @@ class Group:
     training: Training
     shape: Shape
     initialisation: Initialisation
-    terms: tuple[Term, ...]
+    stages: Knowledge
     stage_key: tuple[int, int]
-    """What a stage depends on."""
+    """What the stages depend on."""
     rules_key: tuple[int, ...]
     """What the rules depend on."""
     columns: dict[str, Scalar]
@@ -109,7 +109,7 @@ class Resolver:
             training,
             shape.data,
             initialisation.data,
-            known.objective.terms,
+            known.objective.stages,
             (known.number, id(training)),
             rules_key,
             self._columns(point, known),

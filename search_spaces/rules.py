@@ -11,7 +11,9 @@ from .matching import MatchingError
 from .resolution import MisfitError, matches_layers, resolve_terms, trains_head
 from .shape import Shape
 from .sizes import trial_sizes
+from .stages import Knowledge, all_terms, stage_training
 from .task import Task, Teacher
+from .training import Training
 from .trial import canonical_json, canonical_term
 
 
@@ -27,12 +29,12 @@ class Subject(NamedTuple):
 
     task: Task
     teacher: Teacher
-    terms: tuple[Term, ...]
+    stages: Knowledge
     shape: Shape
     initialisation: Initialisation
     model: ModelFacts | None
     task_facts: TaskFacts | None
-    batch_size: int
+    training: Training
 
 
 def first_broken(subject: Subject) -> Broken | None:
@@ -42,9 +44,10 @@ def first_broken(subject: Subject) -> Broken | None:
 
 def warnings(subject: Subject) -> Iterator[Broken]:
     """What is allowed but deserves a word."""
-    for term in subject.terms:
+    for term in all_terms(subject.stages):
         yield from _term_warnings(term, subject)
-    for first, second in combinations(subject.terms, 2):
+    beside = (pair for stage in subject.stages for pair in combinations(stage.terms, 2))
+    for first, second in beside:
         if _without_weight(first) == _without_weight(second):
             names = f"`{term_label(first)}` and `{term_label(second)}`"
             yield Broken("duplicate", f"{names} differ in their weight alone: they are one term")
@@ -100,21 +103,23 @@ def _broken(subject: Subject) -> Iterator[Broken]:
 
 
 def _objective(subject: Subject) -> Iterator[Broken]:
-    if not subject.terms:
+    if not subject.stages:
         yield Broken("no term", "every term has weight 0")
-    elif not any(trains_head(term) for term in subject.terms):
+    elif not any(trains_head(term) for term in all_terms(subject.stages)):
         yield Broken(
             "untrained head",
             "no term reads the student's logits, so its classifier would stay random; "
             "add `hard_labels` or `soft_logits`",
         )
-    for term in subject.terms:
-        if couples_rows(term) and subject.batch_size < LEAST_ROWS:
-            yield Broken(
-                "rows",
-                f"`{term_label(term)}` compares the rows of a batch, and `training.batch_size` "
-                f"{subject.batch_size} leaves fewer than {LEAST_ROWS}",
-            )
+    for stage in subject.stages:
+        batch_size = stage_training(subject.training, stage).batch_size
+        for term in stage.terms:
+            if couples_rows(term) and batch_size < LEAST_ROWS:
+                yield Broken(
+                    "rows",
+                    f"`{term_label(term)}` compares the rows of a batch, and "
+                    f"`training.batch_size` {batch_size} leaves fewer than {LEAST_ROWS}",
+                )
 
 
 def _shape(subject: Subject) -> Iterator[Broken]:
@@ -153,11 +158,12 @@ def _length(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
 def _terms(subject: Subject, model: ModelFacts) -> Iterator[Broken]:
     num_labels = subject.task_facts and subject.task_facts.num_classes
     student, teacher = trial_sizes(subject.shape, model, num_labels=num_labels)
-    try:
-        resolve_terms(subject.terms, student=student, teacher=teacher)
-    except MisfitError as error:
-        for rule, field, what, mend in error.misfits:
-            yield Broken(rule, f"`{field}` {what}. {mend}")
+    for stage in subject.stages:
+        try:
+            resolve_terms(stage.terms, student=student, teacher=teacher)
+        except MisfitError as error:
+            for rule, field, what, mend in error.misfits:
+                yield Broken(rule, f"`{field}` {what}. {mend}")
 
 
 def _initialisation(subject: Subject, model: ModelFacts) -> Iterator[Broken]:

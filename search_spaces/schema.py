@@ -8,8 +8,11 @@ from .documentation import field_help, models_below
 from .grid import Grid
 from .points import DEFAULTS, REQUIRED_AXES
 from .predicate import OPERATORS
+from .recipes import RECIPES
 from .sections import section_paths
+from .sentences import known_keys
 from .spec import LABEL_PATTERN
+from .training import Training
 
 Schema = dict[str, Any]
 
@@ -36,7 +39,8 @@ _COMPOSITES = (
 
 _FIXED_HELP = {
     "knowledge": (
-        "What is transferred: a kind, a list of terms, or terms under a label. Hard labels are "
+        "What is transferred: a kind, a recipe, a list of terms, or terms or stages under a label. "
+        "Hard labels are "
         "never implied."
     ),
     "matching": "Which teacher layer teaches which student layer; fills what terms leave open.",
@@ -85,7 +89,8 @@ def _axes(values: dict[str, Schema]) -> Schema:
         for name in _FIXED_HELP
         if name != "knowledge"
     }
-    items["knowledge"] = {"anyOf": [*term["anyOf"], terms, labelled]}
+    recipes: Schema = {"enum": list(RECIPES), "description": "A published recipe."}
+    items["knowledge"] = {"anyOf": [*term["anyOf"], recipes, terms, labelled, _stages(terms)]}
     properties = {
         name: _list_of(items[name], help_text + _default_help(name))
         for name, help_text in _FIXED_HELP.items()
@@ -99,6 +104,26 @@ def _axes(values: dict[str, Schema]) -> Schema:
         "patternProperties": {
             r"^terms\..+\..+$": _list_of(anything, "Values of a term's field, by its label.")
         },
+        "additionalProperties": False,
+    }
+
+
+def _stages(terms: Schema) -> Schema:
+    training: Schema = {
+        "type": "object",
+        "propertyNames": {"enum": list(known_keys(Training))},
+        "description": "What the stage says of its training for itself.",
+    }
+    stage: Schema = {
+        "type": "object",
+        "properties": {"name": _label(), "terms": terms, "training": training},
+        "required": ["name", "terms"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {"label": _label(), "stages": _list_of(stage, "One after the other.")},
+        "required": ["label", "stages"],
         "additionalProperties": False,
     }
 

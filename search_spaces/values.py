@@ -91,7 +91,7 @@ def label_of(data: object) -> Scalar:
         case Shape():
             label = shape_label(data)
         case FirstK() | LastK() | TopMinus() | RandomSorted() | Pairs() | Reverse():
-            return matching_label(data)
+            label = matching_label(data)
         case Emd() | Progressive():
             label = matching_label(data)
         case TeacherLayers():

@@ -9,6 +9,7 @@ from ..search_spaces.explanation import explain, explanations
 
 _HEADINGS = {
     "knowledge": "knowledge: what is transferred",
+    "recipe": "recipes: published values of knowledge",
     "matching": "matching: which teacher layer (t) teaches which student layer (s), as (t, s)",
     "initialisation": "initialisation: where the student's weights start",
 }

@@ -54,6 +54,8 @@ class Fit:
     stage: int
     first_step: int
     """Optimiser steps of the stages before."""
+    first_term: int
+    """Terms of the stages before."""
     model: BertForSequenceClassification
     objective: Objective
     outputs: TeacherOutputs | None
@@ -233,14 +235,14 @@ class _Run:
             values = {}
             if measures_gradients:
                 norms = gradient_norms([each.loss for each in losses.by_term], self.backbone)
-                values = _term_columns("gradient_norm", norms)
+                values = self._term_columns("gradient_norm", norms)
                 if self.step == 0 and job.objective.equalises:
                     job.objective.equalise(norms)
                     losses = job.objective.weigh(losses.by_term, progress=0.0)
-                values |= _term_columns("weight", losses.weights.tolist())
+                values |= self._term_columns("weight", losses.weights.tolist())
                 values |= {
                     f"train/term/{index}/entropy": float(each.entropy)
-                    for index, each in enumerate(losses.by_term)
+                    for index, each in enumerate(losses.by_term, job.first_term)
                     if each.entropy is not None
                 }
             self._watch(losses)
@@ -283,10 +285,19 @@ class _Run:
                 learning_rate=self.job.training.learning_rate,
             )
 
+    def _loss_columns(self, means: Tensor) -> dict[str, float]:
+        total, *by_term = means.tolist()
+        return {"train/loss": total, **self._term_columns("loss", by_term)}
+
+    def _term_columns(self, what: str, by_term: Sequence[float]) -> dict[str, float]:
+        """Of the stage's terms, which are counted on from those of the stages before."""
+        first = self.job.first_term
+        return {f"train/term/{index}/{what}": value for index, value in enumerate(by_term, first)}
+
     def row_losses(self) -> dict[str, float]:
         """The mean losses since the last row, by column name."""
         self.check_finite()
-        values = _loss_columns(self.row_sum / self.row_steps)
+        values = self._loss_columns(self.row_sum / self.row_steps)
         self.row_sum.zero_()
         self.row_steps = 0
         return values
@@ -330,9 +341,9 @@ class _Run:
     def fitted(self, *, resumed_from_step: int) -> Fitted:
         assert self.best is not None
         assert self.logits is not None
-        values = _loss_columns(self.epoch_sum / self.epoch_steps)
+        values = self._loss_columns(self.epoch_sum / self.epoch_steps)
         if self.job.objective.equalises:
-            values |= _term_columns("scale", self.job.objective.scales.tolist())
+            values |= self._term_columns("scale", self.job.objective.scales.tolist())
         main = self.job.metrics[0]
         for name, metric in [("primary", main), *((metric, metric) for metric in self.job.metrics)]:
             scores = self.scores[metric]
@@ -392,15 +403,6 @@ class _Run:
         if state["best_step"] is not None:
             weights = {name: t.to(self.device).clone() for name, t in tensors["best"].items()}
             self.best = Best(state["best_step"], weights, tensors["logits"]["best"])
-
-
-def _loss_columns(means: Tensor) -> dict[str, float]:
-    total, *by_term = means.tolist()
-    return {"train/loss": total, **_term_columns("loss", by_term)}
-
-
-def _term_columns(what: str, by_term: Sequence[float]) -> dict[str, float]:
-    return {f"train/term/{index}/{what}": value for index, value in enumerate(by_term)}
 
 
 def _flat_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -194,7 +194,7 @@ def _train_student(
     resumed_from_step = resumed.step if resumed else 0
     yield Resolved(_resolved(attempt, known, student, objectives, resumed_from_step))
     fitted: Fitted | None = None
-    first_step = 0
+    first_step = first_term = 0
     for index, (stage, objective) in enumerate(zip(trial.stages, objectives, strict=True)):
         precision = settings.resolve(stage.training.precision)
         try:
@@ -207,6 +207,7 @@ def _train_student(
             identity=identity,
             stage=index,
             first_step=first_step,
+            first_term=first_term,
             model=student,
             objective=objective,
             outputs=outputs,
@@ -217,6 +218,7 @@ def _train_student(
             seed=trial.seed,
         )
         first_step += job.num_steps
+        first_term += len(objective.terms)
         if resumed is not None and index < resumed.stage:
             continue
         fitted = yield from fit(
@@ -362,11 +364,12 @@ def _resolved(
     resumed_from_step: int,
 ) -> dict[str, Any]:
     """What a trial turned out to be, as JSON."""
-    terms = [
+    described = (
         {"stage": stage, **term}
         for stage, objective in enumerate(objectives)
         for term in objective.describe()
-    ]
+    )
+    terms = [{**term, "index": index} for index, term in enumerate(described)]
     steps = sum(
         num_steps(
             len(known.tokens.train),

@@ -298,6 +298,7 @@ def _job(
         identity=f"teacher-{known.digest}",
         stage=0,
         first_step=0,
+        first_term=0,
         model=model,
         objective=build_objective(stage, student=own, teacher=own, seed=fine_tune.seed),
         outputs=None,

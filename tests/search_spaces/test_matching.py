@@ -297,7 +297,9 @@ def draws(draw: st.DrawFn) -> tuple[RandomSorted, int, int]:
 def drawn(rule: RandomSorted, teacher: int, seed: int) -> tuple[LayerPair, ...]:
     order = random.Random(seed)
     return drawn_pairs(
-        rule, num_teacher_layers=teacher, permute=lambda n: order.sample(range(n), n)
+        rule.number(teacher),
+        num_teacher_layers=teacher,
+        permute=lambda n: order.sample(range(n), n),
     )
 
 

@@ -27,6 +27,9 @@ axes:
     - [hard_labels, soft_logits]
     - {label: both, terms: [soft_logits, {kind: hidden_states, distance: cosine}]}
     - {kind: soft_logits, distance: mse}
+    - tinybert
+    - {label: two, stages: [{name: a, terms: [hidden_states], training: {epochs: 1}},
+       {name: b, terms: [hard_labels, {kind: relations, of: [v], schedule: {linear_up: 0.5}}]}]}
   matching: [uniform, last, first, {last_k: 2}, {pairs: [[6, -1]]}, {reverse: uniform},
     {label: cross, pairs: [[6, 1], [1, 3]]}, linspace, consecutive, pkd_skip, pkd_last, tinybert,
     top, embedding, {first_k: 1}, {label: below, top_minus: 1, student: same},
