@@ -229,7 +229,12 @@ def _run(
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
     progress = Progress(
-        agenda, console, done_before=len(done & planned.keys()), names=names, quiet=quiet
+        agenda,
+        console,
+        done_before=len(done & trials),
+        names=names,
+        teachers=planned.keys() - trials,
+        quiet=quiet,
     )
     drain = Drain(agenda, lock, progress.tell)
 
