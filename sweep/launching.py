@@ -257,7 +257,10 @@ def _run(
         try:
             run(agenda, make_work=dispatch, settle=settle)
         except KeyboardInterrupt:
-            progress.tell("ended at once; running trials go on from their last checkpoint")
+            progress.tell(
+                "ended at once; what ran goes on from its last checkpoint, or starts anew where it "
+                "had none"
+            )
     return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
 
 
