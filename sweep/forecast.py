@@ -21,6 +21,7 @@ from ..search_spaces.shape import (
     forward_flops_per_token,
 )
 from ..search_spaces.trial import Trial
+from .folder import check_folder
 from .planning import Content, ContentFacts
 from .work import Config
 
@@ -99,8 +100,10 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         DataError: The rows are wrong.
         TeacherError: The teacher is unknown or does not fit.
     """
+        InputError: No sweep can be made in this folder.
     sweep = Store(store or Path("runs") / grid.name)
     content = Content(fetch=False)
+    check_folder(sweep)
     ids: tuple[str, ...] | None = None
     why = None
     facts: Facts = ContentFacts(content)

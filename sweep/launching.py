@@ -19,6 +19,7 @@ from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
 from .errors import WouldDeactivateError
 from .executors import Choice
+from .folder import check_folder
 from .lock import Lock, take
 from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, plan_rows
@@ -79,6 +80,8 @@ def launch(
     grid = load_grid(grid_file)
     content = Content()
     plan = expand(grid, ContentFacts(content))
+    sweep = Store(store or Path("runs") / grid.name)
+    check_folder(sweep)
     rows = plan_rows(plan, content)
     sweep = Store(store or Path("runs") / grid.name)
     with _held(sweep, grid) as lock:
