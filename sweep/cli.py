@@ -15,7 +15,12 @@ from typer.exceptions import TyperException
 from ..results.schema import DamagedSweepError, NewerStoreError
 from ..search_spaces import load_grid
 from ..search_spaces.errors import InputError, Problem
-from .errors import SweepLockedError, WouldDeactivateError
+from .errors import (
+    ClusterUnreachableError,
+    NothingMatchesError,
+    SweepLockedError,
+    WouldDeactivateError,
+)
 
 if TYPE_CHECKING:
     from .executors import Choice
@@ -334,3 +339,8 @@ def _complain(message: str, code: int) -> NoReturn:
 
 def _print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    except NothingMatchesError as error:
+        _complain(str(error), NO_MATCH)
+    except ClusterUnreachableError as error:
+        mend = "Start it, or name another with `--address`; then run the command again."
+        _complain(f"{error}\n    {mend}", STOPPED)

@@ -76,6 +76,7 @@ def launch(
         SweepLockedError: Another launch holds the sweep.
         WouldDeactivateError: `agree` said no; nothing has been written.
     """
+        ClusterUnreachableError: No Ray cluster answers.
     text = grid_file.read_text(encoding="utf-8")
     grid = load_grid(grid_file)
     content = Content()
@@ -83,7 +84,7 @@ def launch(
     sweep = Store(store or Path("runs") / grid.name)
     check_folder(sweep)
     rows = plan_rows(plan, content)
-    sweep = Store(store or Path("runs") / grid.name)
+    executor.check_reachable()
     with _held(sweep, grid) as lock:
         pinned = pinned_for(sweep, grid)
         gone = _completed(sweep.read_attempts()) & (
@@ -126,6 +127,7 @@ def resume(
     sweep = Store(folder)
     if not sweep.exists():
         raise InputError([Problem(str(folder), "is no sweep", "Name the folder of a launch.")])
+        ClusterUnreachableError: No Ray cluster answers.
     told = sweep.read_sweep()
     grid = read_grid(sweep.newest_grid(), file=str(folder / "grids"), base=Path(told["base"]))
     rows = sweep.read_plan()
@@ -135,6 +137,7 @@ def resume(
         pinned = pinned_for(sweep, grid)
         record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]))
         return _run(
+    executor.check_reachable()
             sweep,
             grid,
             rows,
