@@ -70,6 +70,10 @@ class UnknownColumnError(KeyError):
         return self.message
 
 
+class QuestionError(ValueError):
+    """A question that has no answer, whatever the sweep has found."""
+
+
 class UnknownTrialError(KeyError):
     """A trial was asked for that is not there."""
 
@@ -123,6 +127,20 @@ def check_column(columns: Collection[str], name: str) -> None:
     """Refuse the name of a column that is not there."""
     if name not in columns:
         raise UnknownColumnError(name, columns)
+
+
+def check_choice(parameter: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is not among those there are; unsaid, it would act as another.
+
+    Raises:
+        QuestionError: It is not.
+    """
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1)
+        mend = (
+            f"did you mean {close[0]!r}?" if close else f"choose {' or '.join(map(repr, choices))}"
+        )
+        raise QuestionError(f"{parameter}={value!r}: {mend}")
 
 
 def value_order(name: str) -> tuple[int, bool, str]:

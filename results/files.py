@@ -92,6 +92,11 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a file or folder which a writer has not finished."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
 def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
 

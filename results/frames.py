@@ -1,7 +1,8 @@
 """Frames of trials and teachers: one row a piece of planned work, whatever its status."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -48,10 +49,16 @@ def teachers_frame(snapshot: Snapshot) -> pd.DataFrame:
     columns = {
         "teacher_id": _plain(planned["id"]),
         "model": _texts([config.get("teacher", {}).get("model") for config in configs]),
-        "task": _texts([config.get("task", {}).get("name") for config in configs]),
+        "task": _texts([_task_name(config.get("task", {})) for config in configs]),
         **_standing(snapshot, planned),
     }
     return _with_values(columns, snapshot, planned)
+
+
+def _task_name(task: Mapping[str, Any]) -> str | None:
+    """What a task is called; one of local files by that of its rows to train on."""
+    name, files = task.get("name"), task.get("files")
+    return Path(files["train"]).stem if name is None and files else name
 
 
 def planned_axes(snapshot: Snapshot, *, include_inactive: bool) -> tuple[str, ...]:

@@ -4,11 +4,20 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
-from .columns import Split, UnknownTrialError, Which, check_column, metric_column
+from .columns import (
+    QuestionError,
+    Split,
+    UnknownTrialError,
+    Which,
+    check_choice,
+    check_column,
+    metric_column,
+)
 from .curves import counted_attempt, long_frame, select_rows, trial_curves, wide_frame
 from .failures import group_failures
 from .frames import planned_axes, teachers_frame, trials_frame
@@ -17,6 +26,8 @@ from .query import aggregate, best_groups, best_trials, pivot
 from .schema import Damaged
 from .snapshot import Snapshot, take_snapshot
 from .source import open_source
+
+Over = Literal["trial", "seeds"]
 
 
 class DamagedPartsWarning(UserWarning):
@@ -138,7 +149,7 @@ class Results:
         *,
         n: int = 1,
         select: Which = "last",
-        over: Literal["trial", "seeds"] = "trial",
+        over: Over = "trial",
     ) -> pd.DataFrame:
         """The best trials or groups, chosen on select and shown on report.
 
@@ -149,10 +160,16 @@ class Results:
             select: Choose by the weights at the end of training or by the best on the way; report
                 is shown for the same weights.
             over: Rank single trials, or groups by their mean over seeds.
+
+        Raises:
+            QuestionError: A word that no argument knows, or arguments that contradict each other.
+            UnknownColumnError: There is no such column.
         """
+        check_choice("select", select, get_args(Which))
+        check_choice("over", over, get_args(Over))
         name = metric.removeprefix("select/")
         if name.startswith("report/"):
-            raise ValueError(
+            raise QuestionError(
                 f"{metric}: choices read select, and report is only shown; "
                 f"write {name.removeprefix('report/')!r}"
             )
@@ -165,7 +182,7 @@ class Results:
                 self._with(chosen, shown), chosen, [*axes, chosen, shown], by=keys, n=n
             )
         if "seed" in keys:
-            raise ValueError("by='seed' and over='seeds' contradict each other")
+            raise QuestionError("by='seed' and over='seeds' contradict each other")
         told_apart = [axis for axis in axes if axis != "seed"]
         return best_groups(self._with(chosen, shown), chosen, [shown], told_apart, by=keys, n=n)
 
@@ -190,8 +207,12 @@ class Results:
 
         Returns:
             `by`, `n`, `trials`, `mean`, `sd`, and `lo` and `hi` of the 95 % t-interval.
+
+        Raises:
+            QuestionError: The column has no mean, or a word that no argument knows.
+            UnknownColumnError: There is no such column.
         """
-        column = self._metric(metric, split=split, which=which)
+        column = self._number(metric, split=split, which=which)
         return aggregate(self._with(column), column, self._keys(by), over_seeds=over_seeds)
 
     def pivot(
@@ -208,8 +229,15 @@ class Results:
         """Means of a metric as a matrix; `counts=True` gives what they are means of (`n`).
 
         An axis that does not act on a trial has the value `-`.
+
+        Raises:
+            QuestionError: The column has no mean, rows and columns are one axis, or a word that no
+                argument knows.
+            UnknownColumnError: There is no such column.
         """
-        column = self._metric(metric, split=split, which=which)
+        if index == columns:
+            raise QuestionError(f"rows and columns are both {index!r}: name two different ones")
+        column = self._number(metric, split=split, which=which)
         keys = self._keys([index, columns])
         cells = aggregate(self._with(column), column, keys, over_seeds=over_seeds)
         return pivot(self._trials, cells, index, columns, value="n" if counts else "mean")
@@ -231,6 +259,15 @@ class Results:
             # Before the first trial is completed nobody can say which metrics there will be.
             is_measured=bool((self._trials["status"] == "completed").any()),
         )
+
+    def _number(self, metric: str, *, split: Split, which: Which) -> str:
+        """The column of a metric of which there is a mean."""
+        check_choice("which", which, get_args(Which))
+        check_choice("split", split, get_args(Split))
+        column = self._metric(metric, split=split, which=which)
+        if column in self._trials and not is_numeric_dtype(self._trials[column]):
+            raise QuestionError(f"{column!r} holds no numbers, so it has no mean")
+        return column
 
     def _with(self, *columns: str) -> pd.DataFrame:
         """The trials, also with columns of which there is no value yet."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .files import publish, remove_temporaries, replace, sync
+from .files import is_temporary, publish, remove_temporaries, replace, sync
 from .history import HistoryWriter, Origin, read_logged
 from .predictions import damaged_predictions, prediction_file, prediction_table
 from .reader import read_attempts, read_plans, read_sweep
@@ -46,6 +46,15 @@ class Store:
     def exists(self) -> bool:
         """Whether a sweep was created here."""
         return (self.folder / "sweep.json").is_file()
+
+    def strangers(self) -> list[str]:
+        """What lies in the folder and was not put there by a sweep, by name."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(
+            name
+            for name in names
+            if name not in (*_FOLDERS, "sweep.json") and not is_temporary(name)
+        )
 
     def create(self, sweep: Mapping[str, Any]) -> None:
         """Make the folders, readable by their owner alone, and `sweep.json` last.

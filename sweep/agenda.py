@@ -128,6 +128,11 @@ class Agenda:
                 reached += waiting
             return found
 
+    @property
+    def ids(self) -> Sequence[str]:
+        """All items, in their order."""
+        return self._ids
+
     def __len__(self) -> int:
         return len(self._ids)
 

@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -15,7 +17,12 @@ from typer.exceptions import TyperException
 from ..results.schema import DamagedSweepError, NewerStoreError
 from ..search_spaces import load_grid
 from ..search_spaces.errors import InputError, Problem
-from .errors import SweepLockedError, WouldDeactivateError
+from .errors import (
+    ClusterUnreachableError,
+    NothingMatchesError,
+    SweepLockedError,
+    WouldDeactivateError,
+)
 
 if TYPE_CHECKING:
     from .executors import Choice
@@ -28,7 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Distillation studies as one command: kdsweep launch grid.yaml",
 )
 
 OK, INTERNAL, INVALID, FAILED, NO_MATCH, LOCKED, UNWRITABLE, STOPPED, INTERRUPTED = (
@@ -45,7 +51,12 @@ OK, INTERNAL, INVALID, FAILED, NO_MATCH, LOCKED, UNWRITABLE, STOPPED, INTERRUPTE
 
 GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="The grid file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The sweep's folder.")]
-TrialId = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id or its beginning.")]
+TrialId = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL", help="The id of a trial, a group or a teacher, or the beginning of one."
+    ),
+]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="The sweep's folder; runs/<name> unless said.")
 ]
@@ -81,30 +92,52 @@ def stdout() -> Console:
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"kdsweep {version('kdsweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Distillation studies as one command: `kdsweep launch grid.yaml`."""
+
+
 @app.command()
 def plan(grid: GridFile, store: StoreFolder = None, as_json: AsJson = False) -> None:
     """Count a grid's trials and say what would be skipped, collapsed, or is done already."""
     # A wrong grid is refused before anything heavy is imported.
     read = load_grid(grid)
     from .forecast import forecast, print_forecast
+    from .planning import nothing_to_train
 
     told = forecast(read, store)
     if as_json:
         _print_json(told.as_json())
     else:
         print_forecast(told, stdout())
+    if not told.plan.trials:
+        # As `launch` would: whoever plans first is to learn it from the exit code.
+        raise InputError([nothing_to_train(grid, told.plan)])
 
 
 @app.command(name="try")
 def try_(
     grid: GridFile,
-    trial: Annotated[str | None, typer.Option(help="Its id or its beginning.")] = None,
+    trial: Annotated[
+        str | None, typer.Option(help="Its id or its group's, or the beginning of one.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps to take.")] = 50,
 ) -> None:
     """Train one trial for a few steps in the foreground; nothing is stored."""
     from .trying import try_trial
 
-    try_trial(load_grid(grid), trial=trial, steps=steps, console=stdout())
+    try_trial(grid, trial=trial, steps=steps, console=stdout())
 
 
 @app.command()
@@ -147,7 +180,7 @@ def resume(
         bool, typer.Option("--failed-only", help="Only trials that failed.")
     ] = False,
     trial: Annotated[
-        list[str] | None, typer.Option("--trial", help="Only this trial; may be repeated.")
+        list[str] | None, typer.Option("--trial", help="Only this trial or group; may be repeated.")
     ] = None,
     address: Address = "local",
     executor: ExecutorOption = ExecutorName.RAY,
@@ -189,17 +222,35 @@ class Question(StrEnum):
     FAILURES = "failures"
 
 
+ACTS: Mapping[str, tuple[Question, ...]] = {
+    "--metric": (Question.BEST, Question.PIVOT),
+    "--by": (Question.BEST,),
+    "--index": (Question.PIVOT,),
+    "--columns": (Question.PIVOT,),
+    "-n": (Question.TABLE, Question.BEST, Question.FAILURES),
+}
+"""On which questions an option acts."""
+
+
 @app.command()
 def results(
     folder: Folder,
     question: Annotated[
         Question, typer.Argument(metavar="[table|best|pivot|failures]")
     ] = Question.TABLE,
-    metric: Annotated[str, typer.Option(help="A metric's name.")] = "primary",
+    metric: Annotated[
+        str | None, typer.Option(help="best, pivot: a metric's name; primary unless said.")
+    ] = None,
     by: Annotated[list[str] | None, typer.Option(help="best: one list for each value.")] = None,
-    index: Annotated[str, typer.Option(help="pivot: the axis of the rows.")] = "knowledge",
-    columns: Annotated[str, typer.Option(help="pivot: the axis of the columns.")] = "matching",
-    n: Annotated[int | None, typer.Option("-n", min=1, help="How many rows.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="pivot: the axis of the rows; knowledge unless said.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="pivot: the axis of the columns; matching unless said.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="table, best, failures: how many rows.")
+    ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="A LaTeX table.")] = False,
@@ -207,16 +258,23 @@ def results(
     """Ask a sweep: its leaderboard, the best students, a pivot table, the failures."""
     from .showing import Form, ask
 
-    form = Form.JSON if as_json else Form.CSV if as_csv else Form.LATEX if as_latex else Form.TABLE
+    _check_options(
+        question, {"--metric": metric, "--by": by, "--index": index, "--columns": columns, "-n": n}
+    )
+    flags = {Form.JSON: as_json, Form.CSV: as_csv, Form.LATEX: as_latex}
+    forms = [form for form, is_asked in flags.items() if is_asked]
+    if len(forms) > 1:
+        what = " and ".join(f"`--{form.value}`" for form in forms)
+        raise InputError([Problem("results", f"{what} contradict each other", "Choose one.")])
     found = ask(
         folder,
         question.value,
-        metric=metric,
+        metric=metric or "primary",
         by=by or [],
-        index=index,
-        columns=columns,
+        index=index or "knowledge",
+        columns=columns or "matching",
         n=n,
-        form=form,
+        form=forms[0] if forms else Form.TABLE,
         console=stdout(),
         notes=stderr(),
     )
@@ -237,7 +295,7 @@ def logs(folder: Folder, trial: TrialId) -> None:
     """What the attempts of one trial have logged."""
     from .showing import print_logs
 
-    if not print_logs(folder, trial, console=stdout()):
+    if not print_logs(folder, trial, console=stdout(), notes=stderr()):
         raise typer.Exit(NO_MATCH)
 
 
@@ -276,13 +334,15 @@ def init(
             target.write(starter_grid())
     except FileExistsError:
         _complain(f"{file} exists\n    Name another file: `kdsweep init other.yaml`.", INVALID)
+    except (FileNotFoundError, NotADirectoryError):
+        _complain(f"there is no folder {file.parent}\n    Make it, or name another.", INVALID)
     typer.echo(f"wrote {file}; next: kdsweep plan {file}", err=True)
 
 
 def main() -> NoReturn:
     """Run the command line and end with one of the documented exit codes."""
     try:
-        _run()
+        run()
     except SystemExit as ending:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
@@ -294,7 +354,8 @@ def main() -> NoReturn:
         raise
 
 
-def _run() -> NoReturn:
+def run() -> NoReturn:
+    """Run the command line; every ending is a SystemExit with a documented code."""
     try:
         code = app(standalone_mode=False)
     except TyperException as error:
@@ -310,10 +371,15 @@ def _run() -> NoReturn:
     except DamagedSweepError as error:
         mend = "Results can still be read. To train on, restore it, or launch into another folder."
         _complain(f"{error}\n    {mend}", INVALID)
+    except NothingMatchesError as error:
+        _complain(str(error), NO_MATCH)
+    except ClusterUnreachableError as error:
+        mend = "Start it, or name another with `--address`; then run the command again."
+        _complain(f"{error}\n    {mend}", STOPPED)
     except FileNotFoundError as error:
-        _complain(f"{error}\n    Check the name.", INVALID)
+        _complain(f"{error.filename or error}: no such file\n    Check the name.", INVALID)
     except OSError as error:
-        _complain(f"{error}\n    Mend space or permissions, then `kdsweep resume`.", UNWRITABLE)
+        _complain(f"{error}\n    Mend space or permissions, and run it again.", UNWRITABLE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(code or OK)
@@ -332,6 +398,21 @@ def _finish(ended: "Ended") -> NoReturn:
             raise typer.Exit(STOPPED)
         case None:
             raise typer.Exit(FAILED if ended.failed else STOPPED if ended.left else OK)
+
+
+def _check_options(question: Question, given: Mapping[str, object]) -> None:
+    """Refuse an option that says nothing about this question, rather than answer another one."""
+    problems = [
+        Problem(
+            option,
+            f"does not act on `{question.value}`",
+            f"It acts on {' and '.join(f'`{other.value}`' for other in ACTS[option])}.",
+        )
+        for option, value in given.items()
+        if value and question not in ACTS[option]
+    ]
+    if problems:
+        raise InputError(problems)
 
 
 def _choose(name: ExecutorName, address: str, max_concurrent: int | None) -> "Choice":

@@ -37,7 +37,10 @@ class Drain:
         self._since = time.monotonic()
         self._agenda.drain()
         drain_request(self._lock.locks, self._lock.epoch).touch(mode=0o600)
-        self._tell(f"{by}: running trials are checkpointed; a second Ctrl-C ends them at once")
+        self._tell(
+            f"{by}: nothing new is started, and what runs stops and keeps what it has trained so "
+            "far; a second Ctrl-C ends it at once"
+        )
 
     def look(self) -> None:
         """See whether a request lies in the store, a newer launch took over, or grace is over."""

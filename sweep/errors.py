@@ -5,6 +5,14 @@ class SweepLockedError(Exception):
     """Another launch holds the sweep. The command line exits with 73."""
 
 
+class NothingMatchesError(Exception):
+    """There is nothing of what was asked for. The command line exits with 4."""
+
+
+class ClusterUnreachableError(Exception):
+    """No Ray cluster answers at the address. The command line exits with 75."""
+
+
 class StaleEpochError(Exception):
     """A newer launch has taken the sweep over; nothing more may be committed here."""
 

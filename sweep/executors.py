@@ -1,12 +1,18 @@
 """How work is run: the interface, and the executor that runs it in this very process."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, assert_never
 
+from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.grid import Resources
 from .agenda import Agenda
+from .errors import ClusterUnreachableError
 from .work import Keeper, Outcome, Work, run
+
+CONNECT_SECONDS = 5.0
+MOST_PORT = 65535
 
 MakeWork = Callable[[str], Work]
 """From an item's id to its next attempt."""
@@ -25,6 +31,43 @@ class Choice:
     max_concurrent: int | None = None
     """Most trials at once; as many as fit unless said."""
 
+    def __post_init__(self) -> None:
+        """Refuse an address that is none.
+
+        Raises:
+            InputError: It is neither `local`, `auto` nor `HOST:PORT`.
+        """
+        if self.address not in ("local", "auto") and _host_and_port(self.address) is None:
+            client = self.address.startswith("ray://")
+            raise InputError(
+                [
+                    Problem(
+                        "--address",
+                        f"{self.address} is the address of a Ray Client, which cannot run a sweep"
+                        if client
+                        else f"`{self.address}` is no address of a Ray cluster",
+                        "Write `local` (one of its own), `auto` (the one that this machine is part "
+                        "of) or HOST:PORT of its head node, such as 10.0.0.1:6379.",
+                    )
+                ]
+            )
+
+    def check_reachable(self) -> None:
+        """See whether anything listens at the address; Ray itself would try for minutes.
+
+        Raises:
+            ClusterUnreachableError: Nothing does.
+        """
+        place = _host_and_port(self.address)
+        if self.name != "ray" or place is None:
+            return
+        try:
+            socket.create_connection(place, timeout=CONNECT_SECONDS).close()
+        except (OSError, UnicodeError) as error:
+            raise ClusterUnreachableError(
+                f"no Ray cluster answers at {self.address}: {error}"
+            ) from error
+
     def make(self, resources: Resources) -> "Executor":
         """The executor for trials that take these resources."""
         match self.name:
@@ -36,6 +79,13 @@ class Choice:
                 return RayExecutor(resources, self.address, self.max_concurrent)
             case _:
                 assert_never(self.name)
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    host, _, port = address.rpartition(":")
+    is_host = host and not set(host) & set("/@ ")
+    is_port = port.isascii() and port.isdecimal() and int(port) <= MOST_PORT
+    return (host.strip("[]"), int(port)) if is_host and is_port else None
 
 
 class Executor(Protocol):

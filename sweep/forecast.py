@@ -21,7 +21,9 @@ from ..search_spaces.shape import (
     forward_flops_per_token,
 )
 from ..search_spaces.trial import Trial
+from .folder import check_folder
 from .planning import Content, ContentFacts
+from .words import count
 from .work import Config
 
 BACKWARD = 3
@@ -98,8 +100,10 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
     Raises:
         DataError: The rows are wrong.
         TeacherError: The teacher is unknown or does not fit.
+        InputError: No sweep can be made in this folder.
     """
     sweep = Store(store or Path("runs") / grid.name)
+    check_folder(sweep)
     content = Content(fetch=False)
     ids: tuple[str, ...] | None = None
     why = None
@@ -142,10 +146,11 @@ def axis_counts(plan: Plan) -> dict[str, dict[str, int]]:
 
 
 def print_forecast(told: Forecast, console: Console) -> None:
-    """The forecast as a person reads it."""
+    """The forecast as a person reads it; what it costs only where there is anything to train."""
     plan = told.plan
     console.print(
-        f"[bold]{told.name}[/]: {len(plan.trials)} trials of {plan.num_points} points "
+        f"[bold]{told.name}[/]: {count(len(plan.trials), 'trial')} of "
+        f"{count(plan.num_points, 'point')} "
         f"({plan.num_excluded} excluded, {len(plan.skipped)} skipped, "
         f"{len(plan.collapsed)} collapsed)",
         highlight=False,
@@ -159,6 +164,8 @@ def print_forecast(told: Forecast, console: Console) -> None:
         console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")
     if told.without_ids:
         console.print(f"no ids: {told.without_ids}", highlight=False, markup=False)
+    if not plan.trials:
+        return
     console.print(
         f"done already: {len(told.done)}; to run: {told.to_run} (in {told.folder})",
         highlight=False,

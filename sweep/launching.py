@@ -17,14 +17,16 @@ from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
-from .errors import WouldDeactivateError
+from .errors import NothingMatchesError, WouldDeactivateError
 from .executors import Choice
+from .folder import check_folder
 from .lock import Lock, take
 from .pinned import new_sweep, pinned_for, record_launch
-from .planning import Content, ContentFacts, config_of, plan_rows
+from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
 from .progress import Progress
 from .students import keep_best_student
 from .watch import Watch
+from .words import named, where_ids_are
 from .work import Outcome, Pinned, Work, remove_checkpoints
 
 RAY = Choice()
@@ -74,13 +76,18 @@ def launch(
         InputError: Grid, rows or teacher are wrong; nothing has been written.
         SweepLockedError: Another launch holds the sweep.
         WouldDeactivateError: `agree` said no; nothing has been written.
+        ClusterUnreachableError: No Ray cluster answers.
     """
     text = grid_file.read_text(encoding="utf-8")
     grid = load_grid(grid_file)
+    sweep = Store(store or Path("runs") / grid.name)
+    check_folder(sweep)
     content = Content()
     plan = expand(grid, ContentFacts(content))
+    if not plan.trials:
+        raise InputError([nothing_to_train(grid_file, plan)])
     rows = plan_rows(plan, content)
-    sweep = Store(store or Path("runs") / grid.name)
+    executor.check_reachable()
     with _held(sweep, grid) as lock:
         pinned = pinned_for(sweep, grid)
         gone = _completed(sweep.read_attempts()) & (
@@ -118,7 +125,9 @@ def resume(
 
     Raises:
         InputError: There is no sweep, or its rows or teacher have changed since the plan.
+        NothingMatchesError: Only failed trials were asked for, and none has failed.
         SweepLockedError: Another launch holds the sweep.
+        ClusterUnreachableError: No Ray cluster answers.
     """
     sweep = Store(folder)
     if not sweep.exists():
@@ -128,6 +137,7 @@ def resume(
     rows = sweep.read_plan()
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
     check_content(rows)
+    executor.check_reachable()
     with _held(sweep, grid) as lock:
         pinned = pinned_for(sweep, grid)
         record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]))
@@ -229,7 +239,12 @@ def _run(
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
     progress = Progress(
-        agenda, console, done_before=len(done & planned.keys()), names=names, quiet=quiet
+        agenda,
+        console,
+        done_before=len(done & trials),
+        names=names,
+        teachers=planned.keys() - trials,
+        quiet=quiet,
     )
     drain = Drain(agenda, lock, progress.tell)
 
@@ -252,7 +267,10 @@ def _run(
         try:
             run(agenda, make_work=dispatch, settle=settle)
         except KeyboardInterrupt:
-            progress.tell("ended at once; running trials go on from their last checkpoint")
+            progress.tell(
+                "ended at once; what ran goes on from its last checkpoint, or starts anew where it "
+                "had none"
+            )
     return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
 
 
@@ -333,20 +351,36 @@ def _wanted(
 def _chosen(
     sweep: Store, rows: Sequence[PlanRow], *, failed_only: bool, trials: Sequence[str]
 ) -> frozenset[str] | None:
-    known = {str(row.id) for row in rows if row.what == "trial"}
-    unknown = [
-        Problem("--trial", f"{id} is no trial of this sweep", "`kdsweep results DIR` lists them.")
-        for id in trials
-        if id not in known
-    ]
-    if unknown:
-        raise InputError(unknown)
+    groups = {str(row.id): str(row.group_id) for row in rows if row.what == "trial"}
     if trials:
-        return frozenset(trials)
-    if failed_only:
-        attempts = sweep.read_attempts()
-        return frozenset(_failures(attempts).keys() - _completed(attempts))
-    return None
+        return _named_trials(sweep.folder, groups, trials)
+    if not failed_only:
+        return None
+    attempts = sweep.read_attempts()
+    done = _completed(attempts)
+    planned = {str(row.id) for row in rows if row.what != "skipped"}
+    failed = (_failures(attempts).keys() & planned) - done
+    if failed:
+        return frozenset(failed)
+    told = "no trial has failed"
+    if pending := len(groups.keys() - done):
+        are = "is" if pending == 1 else "are"
+        them = "it" if pending == 1 else "them"
+        told += f"; {pending} {are} pending: `kdsweep resume {sweep.folder}` runs {them}"
+    raise NothingMatchesError(told)
+
+
+def _named_trials(folder: Path, groups: Mapping[str, str], words: Sequence[str]) -> frozenset[str]:
+    found: set[str] = set()
+    problems: list[Problem] = []
+    for word in words:
+        try:
+            found |= {*named(word, groups, place="--trial", mend=where_ids_are(folder))}
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return frozenset(found)
 
 
 def _name(row: PlanRow) -> str:

@@ -1,8 +1,10 @@
 """A grid becomes planned work: points, the content they read, ids, and what depends on what."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..results.schema import PlanRow
+from ..search_spaces.errors import DataError, Problem
 from ..search_spaces.expand import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
 from ..search_spaces.ids import Identifier, TrialIds
@@ -13,6 +15,7 @@ from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
 from ..trainers.sources import check_classes, locate_teacher, teacher_digest
 from ..trainers.tasks import TaskData, load_task, task_digest
+from .words import LISTED, count
 from .work import Config
 
 
@@ -36,6 +39,7 @@ class Content:
             DataError: The rows are missing or wrong.
         """
         if task not in self._tasks:
+            _check_files(task)
             data = load_task(task)
             self._tasks[task] = data, task_digest(data, task)
         return self._tasks[task]
@@ -55,6 +59,23 @@ class Content:
                 check_classes(source, data, teacher)
             self._digests[key] = Digests(of_task, teacher_digest(teacher, source, data, task))
         return self._digests[key]
+
+
+def _check_files(task: Task) -> None:
+    """Refuse one file for two splits: its rows would be dropped from one as known to the other."""
+    places: dict[Path, str] = {}
+    problems = []
+    for split, path in (task.files.model_dump() if task.files is not None else {}).items():
+        if path is None:
+            continue
+        file = Path(path).resolve()
+        if file in places:
+            what = f"{path} is the same file as task.files.{places[file]}"
+            mend = f"Give another file, or carve it: `{split}: {{from: train, fraction: 0.1}}`."
+            problems.append(Problem(f"task.files.{split}", what, mend))
+        places.setdefault(file, split)
+    if problems:
+        raise DataError(problems)
 
 
 class ContentFacts:
@@ -94,6 +115,26 @@ def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
     place = {row.id: n for n, row in enumerate(teachers.values())}
     ordered = sorted(trials.values(), key=lambda row: place[row.depends_on[0]])
     return (*teachers.values(), *ordered, *map(_skipped_row, plan.skipped))
+
+
+def nothing_to_train(grid_file: Path, plan: Plan) -> Problem:
+    """What is said of a grid that comes to no trial at all."""
+    reasons = dict.fromkeys(f"{skipped.rule}: {skipped.reason}" for skipped in plan.skipped)
+    told = [f"skipped: {reason}" for reason in reasons]
+    if len(told) > LISTED:
+        told = [*told[:LISTED], f"and {len(told) - LISTED} more reasons; `kdsweep plan` tells all"]
+    return Problem(
+        "axes",
+        f"nothing to train: of {count(plan.num_points, 'point')} {plan.num_excluded} "
+        f"{'is' if plan.num_excluded == 1 else 'are'} excluded and {len(plan.skipped)} skipped",
+        "\n    ".join([*told, "Change the axes or `exclude` so that a point is left."]),
+        file=str(grid_file),
+    )
+
+
+def labels_of(trial: Trial) -> tuple[str, ...]:
+    """What the terms of a trial are called, by their canonical index."""
+    return tuple(term_label(term) for stage in trial.stages for term in stage.terms)
 
 
 def reads(trials: Iterable[Trial], model: ModelFacts) -> tuple[Feature, ...]:
@@ -147,7 +188,7 @@ def _trial_row(planned: PlannedTrial, digests: Digests, ids: TrialIds) -> PlanRo
         group_id=ids.group,
         axes=planned.axes,
         config_json=config.model_dump_json(),
-        labels=tuple(term_label(term) for stage in trial.stages for term in stage.terms),
+        labels=labels_of(trial),
         depends_on=(digests.teacher[:16],),
         reason=None,
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Self
 
 from rich.console import Console, Group
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .agenda import Agenda
+from .words import clock, count
 from .work import Outcome, Work
 
 QUIET_SECONDS = 30.0
@@ -25,7 +27,8 @@ class Progress:
         console: Console,
         *,
         done_before: int,
-        names: dict[str, str],
+        names: Mapping[str, str],
+        teachers: Collection[str],
         quiet: bool = False,
     ) -> None:
         """Show an agenda.
@@ -33,14 +36,16 @@ class Progress:
         Args:
             agenda: What is run.
             console: Where to; standard error.
-            done_before: Pieces of work that an earlier launch completed.
+            done_before: Trials that an earlier launch completed.
             names: How each piece of work is called.
+            teachers: Which of it are teachers; they are told apart and not counted.
             quiet: Show nothing at all but failures.
         """
         self._agenda = agenda
         self._console = console
         self._done_before = done_before
         self._names = names
+        self._teachers = frozenset(teachers)
         self._quiet = quiet
         self._started = time.monotonic()
         self._last_line = self._started
@@ -64,7 +69,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
         elif not self._quiet:
-            self._console.print(self._line(), highlight=False)
+            self._console.print(self._line(), highlight=False, markup=False)
 
     def note(self, work: Work, outcome: Outcome) -> None:
         """Take in how an attempt ended."""
@@ -93,7 +98,7 @@ class Progress:
             self._live.update(self._block())
         elif not self._quiet and time.monotonic() - self._last_line > QUIET_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(self._line(), highlight=False)
+            self._console.print(self._line(), highlight=False, markup=False)
 
     def tell(self, message: str) -> None:
         """A line of its own, above the live block."""
@@ -102,21 +107,33 @@ class Progress:
     def _tell(self, message: str, style: str = "") -> None:
         self._console.print(Text(message, style=style), highlight=False)
 
+    def _trials(self, ids: Iterable[str]) -> list[str]:
+        return [id for id in ids if id not in self._teachers]
+
     @property
     def _done(self) -> int:
-        return len(self._agenda.completed)
+        return self._done_before + len(self._trials(self._agenda.completed))
+
+    @property
+    def _total(self) -> int:
+        return self._done_before + len(self._trials(self._agenda.ids))
 
     def _line(self) -> str:
         agenda = self._agenda
-        parts = [
-            f"{self._done_before + self._done}/{self._done_before + len(agenda)} done",
-            f"{len(agenda.running)} running",
+        parts = [f"{self._done}/{count(self._total, 'trial')}"]
+        # What is running changes while it is looked at.
+        running = list(agenda.running)
+        parts += [
+            f"teacher {self._names[id]} is being prepared" for id in running if id in self._teachers
         ]
+        if trials := self._trials(running):
+            others = f" and {len(trials) - 1} more" if len(trials) > 1 else ""
+            parts.append(f"running {self._names[trials[0]]}{others}")
         if agenda.failed:
             parts.append(f"{len(agenda.failed)} failed")
-        parts.append(f"{_clock(time.monotonic() - self._started)} elapsed")
+        parts.append(f"{clock(time.monotonic() - self._started)} elapsed")
         if (left := self._seconds_left()) is not None:
-            parts.append(f"about {_clock(left)} left")
+            parts.append(f"about {clock(left)} left")
         if self._best is not None:
             parts.append(f"best on select {self._best[0]:.4f} ({self._best[1]})")
         return ", ".join(parts)
@@ -125,17 +142,17 @@ class Progress:
         if not self._trials_ended or self._agenda.is_draining:
             return None
         agenda = self._agenda
-        waiting = len(agenda) - self._done - len(agenda.failed) - len(agenda.blocked)
+        settled = self._trials([*agenda.completed, *agenda.failed, *agenda.blocked])
+        waiting = len(self._trials(agenda.ids)) - len(settled)
         if not waiting:
             return None
         return waiting * (time.monotonic() - self._trials_since) / self._trials_ended
 
     def _block(self) -> Group:
         agenda = self._agenda
-        total = self._done_before + len(agenda)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=max(1, total), completed=self._done_before + self._done, width=30),
+            ProgressBar(total=max(1, self._total), completed=self._done, width=30),
             Text(self._line()),
         )
         running = [Text(f"  running {id}  {self._names[id]}", style="dim") for id in agenda.running]
@@ -146,9 +163,3 @@ def _cause(outcome: Outcome) -> str:
     """The line of an error that names it; tracebacks and mends are indented."""
     lines = [line for line in (outcome.error or "").splitlines() if line[:1].strip()]
     return lines[-1] if lines else ""
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -23,6 +23,7 @@ from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.grid import Resources
 from .agenda import Agenda
+from .errors import ClusterUnreachableError
 from .executors import MakeWork, Settle
 from .lane_process import LaneProcess
 from .lock import drain_request
@@ -287,11 +288,22 @@ def _ray(address: str) -> Iterator[None]:
     try:
         # Without an explicit address Ray joins any cluster it finds on this machine, even a dead
         # one.
-        ray.init(address=address, **options)
+        with _unreachable(address):
+            ray.init(address=address, **options)
         _make_private(Path.home() / ".ray" / "auth_token")
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _unreachable(address: str) -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as error:
+        # Also an OSError, which would be taken for a full disk.
+        message = f"no Ray cluster answers at {address}: {error}"
+        raise ClusterUnreachableError(message) from error
 
 
 def _make_private(token: Path) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
+from .fitting import Cells, print_cells
+from .words import clock, count, named, where_ids_are
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .launching import Ended
 
 LEADERS = 10
+
+MINOR = ("latency_ms", "parameters")
+"""What a narrow terminal does without first."""
 
 
 class Form(Enum):
@@ -52,9 +56,9 @@ def ask(
     """Answer a question about a sweep; False when nothing matches.
 
     Raises:
-        InputError: There is no sweep, or no such column.
+        InputError: There is no sweep, no such column, or no answer to such a question.
     """
-    from ..results.columns import UnknownColumnError
+    from ..results.columns import QuestionError, UnknownColumnError
     from ..results.leaderboard import leaderboard
 
     found = _load(folder)
@@ -67,20 +71,48 @@ def ask(
             case "pivot":
                 frame = found.pivot(index, columns, metric)
             case "failures":
-                frame = found.failures()
+                frame = found.failures().head(len(found.trials) if n is None else n)
             case _:
                 raise ValueError(question)
     except UnknownColumnError as error:
         what, *mend = str(error).split("\n    ")
         raise InputError([Problem(str(folder), what, "\n    ".join(mend))]) from None
-    print_frame(frame, form=form, console=console, with_index=question == "pivot")
+    except QuestionError as error:
+        raise InputError([Problem(str(folder), str(error), "")]) from None
+    if frame.empty and form is Form.TABLE:
+        nothing = "no failures" if question == "failures" else "no trial is completed yet"
+        notes.print(nothing, highlight=False)
+        _print_notes(found, frame, console=notes)
+        return False
+    print_frame(
+        frame,
+        form=form,
+        console=console,
+        with_index=question == "pivot",
+        axes=found.axes if question in ("table", "best") else (),
+    )
     if form is Form.TABLE:
         _print_notes(found, frame, console=notes)
     return not frame.empty
 
 
-def print_frame(frame: "pd.DataFrame", *, form: Form, console: Console, with_index: bool) -> None:
-    """A frame in the form that was asked for."""
+def print_frame(
+    frame: "pd.DataFrame",
+    *,
+    form: Form,
+    console: Console,
+    with_index: bool,
+    axes: Sequence[str] = (),
+) -> None:
+    """A frame in the form that was asked for.
+
+    Args:
+        frame: What is printed.
+        form: How.
+        console: Where to.
+        with_index: Whether its index is a column of the answer.
+        axes: Columns of it that may be missed where they are the same in all rows.
+    """
     flat = frame.reset_index() if with_index else frame
     match form:
         case Form.JSON:
@@ -92,9 +124,15 @@ def print_frame(frame: "pd.DataFrame", *, form: Form, console: Console, with_ind
         case Form.CSV:
             _write(console, flat.map(_guard).to_csv(index=False).rstrip("\n"))
         case Form.LATEX:
-            _write(console, flat.to_latex(index=False, float_format="%.4g", escape=True))
+            _write(console, flat.to_latex(index=False, na_rep="", float_format="%.4g", escape=True))
         case Form.TABLE:
-            console.print(_table(flat))
+            print_cells(
+                _cells(flat),
+                console,
+                axes=(*axes, "seeds") if axes else (),
+                minor=MINOR if axes else (),
+                more="`--csv` and a wider terminal show them",
+            )
 
 
 def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
@@ -104,11 +142,19 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
 
         found = _load(ended.folder)
         board = leaderboard(found, LEADERS)
-        data.print(_table(board, title="Best students, mean over seeds, chosen on select"))
+        print_cells(
+            _cells(board),
+            data,
+            title="Best students, mean over seeds, chosen on select",
+            axes=(*found.axes, "seeds"),
+            minor=MINOR,
+            more=f"`kdsweep results {ended.folder} --csv` and a wider terminal show them",
+        )
         data.print()
-        data.print(_table(teacher_rows(found), title="Teacher"))
+        print_cells(_cells(teacher_rows(found)), data, title="Teacher", minor=MINOR)
         data.print()
-    counts = [f"{ended.completed} of {ended.planned} trials completed ({ended.trained} now)"]
+    of = count(ended.planned, "trial")
+    counts = [f"{ended.completed} of {of} completed ({ended.trained} now)"]
     if ended.failed:
         counts.append(f"{len(ended.failed)} failed")
     if ended.blocked:
@@ -137,28 +183,38 @@ def watch_status(folder: Path, *, as_json: bool, watch: bool, console: Console) 
         body = {"schema_version": 1, **asdict(summary(Store(folder)))}
         _write(console, json.dumps(body, indent=2))
         return
+    if not watch:
+        console.print(_status_text(summary(Store(folder))), highlight=False)
+        return
     with Live(console=console, auto_refresh=False) as live:
-        while True:
-            told = summary(Store(folder))
-            live.update(_status_table(told), refresh=True)
-            if not watch or not told.running:
-                return
+        while (told := summary(Store(folder))).running:
+            live.update(_status_text(told), refresh=True)
             time.sleep(2)
+        live.update(_status_text(told), refresh=True)
+    if not console.is_terminal:
+        # There Live writes once, at the end, and without the end of the line.
+        console.print()
 
 
-def show_trial(folder: Path, prefix: str, *, as_json: bool, console: Console) -> None:
-    """One trial: what it was resolved to, and its attempts."""
+def show_trial(folder: Path, word: str, *, as_json: bool, console: Console) -> None:
+    """One trial or teacher: what it was resolved to, and its attempts; of a group its trials."""
     found = _load(folder)
-    id = _find(found, prefix)
+    ids = _named(folder, found, word)
+    if len(ids) > 1:
+        _show_group(folder, found.trials, ids, as_json=as_json, console=console)
+        return
+    [id] = ids
+    is_trial = id in set(found.trials["trial_id"])
+    what, frame = ("trial", found.trials) if is_trial else ("teacher", found.teachers)
     attempts = [a for a in Store(folder).read_attempts() if a.id == id]
-    row = found.trials.set_index("trial_id").loc[id]
+    row = frame.set_index(f"{what}_id").loc[id].dropna()
     resolved = [a.resolved_json for a in attempts if a.resolved_json]
     told = json.loads(resolved[-1]) if resolved else None
     if as_json:
         body = {
             "schema_version": 1,
-            "trial_id": id,
-            "trial": json.loads(row.dropna().to_json(date_format="iso")),
+            f"{what}_id": id,
+            what: json.loads(row.to_json(date_format="iso")),
             "resolved": told,
             "attempts": [
                 {
@@ -175,7 +231,7 @@ def show_trial(folder: Path, prefix: str, *, as_json: bool, console: Console) ->
         }
         _write(console, json.dumps(body, indent=2))
         return
-    console.print(_pairs(f"trial {id}", row.dropna().items()))
+    console.print(_pairs(f"{what} {id}", row.items()), highlight=False)
     if told is not None:
         print_resolved(told, console)
     for attempt in attempts:
@@ -190,27 +246,44 @@ def show_trial(folder: Path, prefix: str, *, as_json: bool, console: Console) ->
             console.print(_plain(attempt.error), style="red")
 
 
+def _show_group(
+    folder: Path, trials: "pd.DataFrame", ids: Sequence[str], *, as_json: bool, console: Console
+) -> None:
+    rows = trials[trials["trial_id"].isin(ids)]
+    group = str(rows["group_id"].iloc[0])
+    names = ("trial_id", "seed", "status", "select/primary", "report/primary")
+    frame = rows[[name for name in names if name in rows]]
+    if as_json:
+        records = [{k: _exact(v) for k, v in row.items()} for row in frame.to_dict("records")]
+        body = {"schema_version": 1, "group_id": group, "trials": records}
+        _write(console, json.dumps(body, indent=2))
+        return
+    print_cells(_cells(frame), console, title=f"group {group}: {count(len(ids), 'trial')}")
+    console.print(f"one of them: kdsweep show {folder} TRIAL", highlight=False, markup=False)
+
+
 def print_resolved(resolved: Mapping[str, Any], console: Console) -> None:
     """Terms with their layer pairs, shapes and projections, then the rest of what was resolved."""
-    terms = Table(title="Terms", title_justify="left", box=None, padding=(0, 2))
-    names = list(dict.fromkeys(key for term in resolved["terms"] for key in term))
-    for name in names:
-        terms.add_column(name)
-    for term in resolved["terms"]:
-        terms.add_row(*(_plain(_short(term.get(name))) for name in names))
-    console.print(terms)
+    # A teacher that knows its task already was trained by no terms.
+    names = tuple(dict.fromkeys(key for term in resolved["terms"] for key in term))
+    rows = tuple(
+        tuple(_printable(_short(term.get(name))) for name in names) for term in resolved["terms"]
+    )
+    if rows:
+        print_cells(Cells(names, rows), console, title="Terms")
     rest = ((key, value) for key, value in resolved.items() if key != "terms")
-    console.print(_pairs("Resolved", rest))
+    console.print(_pairs("Resolved", rest), highlight=False)
 
 
-def print_logs(folder: Path, prefix: str, *, console: Console) -> bool:
-    """Every attempt's log of one trial or teacher; False where there is none."""
-    found = _load(folder)
-    id = _find(found, prefix)
-    logs = sorted((folder / "work" / id).glob("*/log.txt"))
+def print_logs(folder: Path, word: str, *, console: Console, notes: Console) -> bool:
+    """Every attempt's log of a trial, a teacher or a group's trials; False where there is none."""
+    ids = _named(folder, _load(folder), word)
+    logs = [log for id in ids for log in sorted((folder / "work" / id).glob("*/log.txt"))]
     for log in logs:
-        console.print(f"== attempt {log.parent.name}", highlight=False)
+        console.print(f"== {log.parent.parent.name}, attempt {log.parent.name}", highlight=False)
         _write(console, _printable(log.read_text(errors="replace")))
+    if not logs:
+        notes.print(f"{', '.join(ids)}: nothing has been logged yet", highlight=False)
     return bool(logs)
 
 
@@ -227,16 +300,11 @@ def _check(folder: Path) -> None:
         raise InputError([Problem(str(folder), "is no sweep", mend)])
 
 
-def _find(found: "Results", prefix: str) -> str:
-    ids = [*found.trials["trial_id"], *found.teachers["teacher_id"]]
-    match [id for id in ids if id.startswith(prefix)]:
-        case [id]:
-            return str(id)
-        case []:
-            what, mend = "names no trial", "`kdsweep results DIR best` shows ids."
-        case many:
-            what, mend = f"names {len(many)} trials", f"Write more digits: {', '.join(many[:5])}"
-    raise InputError([Problem(prefix, what, mend)])
+def _named(folder: Path, found: "Results", word: str) -> tuple[str, ...]:
+    trials, teachers = found.trials, found.teachers["teacher_id"]
+    groups = dict(zip(trials["trial_id"], trials["group_id"], strict=True))
+    groups |= dict(zip(teachers, teachers, strict=True))
+    return named(word, groups, place=str(folder), mend=where_ids_are(folder))
 
 
 def _print_notes(found: "Results", frame: "pd.DataFrame", *, console: Console) -> None:
@@ -247,17 +315,18 @@ def _print_notes(found: "Results", frame: "pd.DataFrame", *, console: Console) -
         console.print(f"damaged and left out: {part.path}: {part.reason}", highlight=False)
 
 
-def _table(frame: "pd.DataFrame", title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-    for name in frame.columns:
-        numeric = frame[name].dtype.kind in "if"
-        table.add_column(_plain(str(name)), justify="right" if numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_plain(_cell(value)) for value in row))
-    return table
+def _cells(frame: "pd.DataFrame") -> Cells:
+    return Cells(
+        tuple(_printable(str(name)) for name in frame.columns),
+        tuple(
+            tuple(_printable(_cell(value)) for value in row)
+            for row in frame.itertuples(index=False)
+        ),
+        frozenset(str(name) for name in frame.columns if frame[name].dtype.kind in "if"),
+    )
 
 
-def _status_table(told: "Summary") -> Table:
+def _status_text(told: "Summary") -> Text:
     lines: dict[str, object] = {
         status: count for status, count in told.counts.items() if count or status == "completed"
     }
@@ -267,20 +336,24 @@ def _status_table(told: "Summary") -> Table:
     if told.running:
         lines["running now"] = " ".join(told.running)
     if told.trials_per_hour is not None:
-        lines["trials an hour"] = round(told.trials_per_hour, 1)
+        lines["trials an hour"] = _rate(told.trials_per_hour)
     if told.seconds_left:
-        lines["time left"] = f"about {told.seconds_left / 60:.0f} minutes"
+        lines["time left"] = f"about {clock(told.seconds_left)}"
     if told.damaged:
         lines["damaged files"] = told.damaged
     return _pairs(told.name, lines.items())
 
 
-def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2), show_header=False)
-    for key, value in items:
-        if key not in ("error", "versions"):
-            table.add_row(_plain(str(key)), _plain(_cell(value)))
-    return table
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Text:
+    """A heading and a line for each item; the terminal breaks what is too long for it."""
+    told = [(str(key), _cell(value)) for key, value in items if key not in ("error", "versions")]
+    width = max((len(key) for key, _ in told), default=0)
+    lines = [f"  {key:<{width}}  {value}".rstrip() for key, value in told]
+    return Text.assemble((_printable(title), "bold"), _printable("\n".join(["", *lines])))
 
 
 def _exact(value: Any) -> str | int | float | bool | None:  # noqa: ANN401  (any cell)

@@ -1,23 +1,26 @@
 """One trial in the foreground, nothing stored: for `kdsweep try`."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
-from ..search_spaces import expand
-from ..search_spaces.errors import InputError, Problem
+from ..results.labels import labelled
+from ..search_spaces import expand, load_grid
+from ..search_spaces.errors import InputError
 from ..search_spaces.grid import Grid
+from ..search_spaces.ids import Identifier
 from ..search_spaces.training import Limit
-from ..search_spaces.trial import Trial, trial_id
+from ..search_spaces.trial import Trial
 from .pinned import pin
-from .planning import Content, ContentFacts
+from .planning import Content, ContentFacts, labels_of, nothing_to_train
 from .showing import print_resolved
+from .words import named
 
 
-def try_trial(grid: Grid, *, trial: str | None, steps: int, console: Console) -> None:
+def try_trial(grid_file: Path, *, trial: str | None, steps: int, console: Console) -> None:
     """Train a trial for some steps, printing each term's loss and gradient norm.
 
     A teacher that would have to be fine-tuned sees a single batch instead: this command shows
@@ -33,7 +36,8 @@ def try_trial(grid: Grid, *, trial: str | None, steps: int, console: Console) ->
     from ..trainers.teacher import prepare_teacher
     from ..trainers.tokens import cache_folder
 
-    chosen = _choose(grid, trial)
+    grid = load_grid(grid_file)
+    chosen = _choose(grid, trial, grid_file)
     pinned = pin(grid)
     # Without kept features nothing is computed beyond the batches that are seen.
     settings = Settings(
@@ -53,6 +57,7 @@ def try_trial(grid: Grid, *, trial: str | None, steps: int, console: Console) ->
         for _ in prepare_teacher(teacher, task, into=folder, assets=assets, settings=settings):
             pass
         seen = 0
+        labels = labels_of(chosen)
         reports = train(
             chosen,
             teacher=folder,
@@ -67,25 +72,28 @@ def try_trial(grid: Grid, *, trial: str | None, steps: int, console: Console) ->
                         print_resolved(values, console)
                     case Row(step=step, values=values):
                         seen = step
-                        console.print(f"step {step}: {_line(values)}", highlight=False)
+                        console.print(f"step {step}: {_line(values, labels)}", highlight=False)
                     case _:
                         break
 
 
-def _choose(grid: Grid, prefix: str | None) -> Trial:
+def _choose(grid: Grid, word: str | None, file: Path) -> Trial:
     content = Content()
     plan = expand(grid, ContentFacts(content))
+    if not plan.trials:
+        raise InputError([nothing_to_train(file, plan)])
+    identify = Identifier().identify
     trials = {
-        trial_id(p.trial, content.digests(p.trial.task, p.trial.teacher)): p.trial
+        identify(p.trial, content.digests(p.trial.task, p.trial.teacher)): p.trial
         for p in plan.trials
     }
-    found = [id for id in trials if id.startswith(prefix or "")]
-    if not found or (prefix is not None and len(found) > 1):
-        what = "names no trial of this grid" if not found else f"names {len(found)} trials"
-        mend = "`kdsweep plan GRID --json` lists the ids."
-        raise InputError([Problem(f"--trial {prefix}", what, mend)])
-    return trials[found[0]]
+    if word is None:
+        return plan.trials[0].trial
+    groups = {ids.trial: ids.group for ids in trials}
+    mend = f"`kdsweep plan {file} --json` lists the ids."
+    wanted = named(word, groups, place="--trial", mend=mend)[0]
+    return next(trial for ids, trial in trials.items() if ids.trial == wanted)
 
 
-def _line(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+def _line(values: Mapping[str, float], labels: Sequence[str]) -> str:
+    return "  ".join(f"{labelled(name, labels)} {value:.4g}" for name, value in values.items())

@@ -1,7 +1,9 @@
 """Local CSV, JSON-lines and Parquet files as columns of values."""
 
+import csv
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,11 @@ def read_columns(
     """
     if not path.is_file():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = did_you_mean(path.name, beside) if len(beside) <= _LISTED else ""
+        # Of a folder of many files only a near one is named.
+        near = did_you_mean(
+            path.name,
+            beside if len(beside) <= _LISTED else get_close_matches(path.name, beside, cutoff=0.6),
+        )
         raise _unreadable(place, f"{path} is not a file", near or "Correct the path.")
     try:
         if path.stat().st_size == 0:
@@ -53,35 +59,42 @@ def read_columns(
 
 _LISTED = 20
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
 _UTF8 = "Write it as UTF-8, for example with `iconv -f latin1 -t utf-8`."
 
 
 def _read_csv(path: Path, place: str, columns: Sequence[str], encoding: str) -> Columns:
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as arrow_csv
 
     try:
         with path.open(encoding=encoding, newline="") as lines:
-            lines.readline()
-            has_rows = bool(lines.read(1))
+            header = lines.readline()
+            has_rows, num_quotes = False, header.count('"')
             # Arrow would take a column of another encoding for bytes, without a word.
-            for _ in iter(lambda: lines.read(1 << 20), ""):
-                pass
+            for block in iter(lambda: lines.read(1 << 20), ""):
+                has_rows = True
+                num_quotes += block.count('"')
     except UnicodeDecodeError as error:
         raise _not_unicode(path, place, error) from error
     if not has_rows:
         raise _unreadable(place, f"{path} has no rows", "Give it labelled rows.")
-    parsing = csv.ParseOptions(newlines_in_values=True)
-    reading = csv.ReadOptions(encoding=encoding)
+    _check_separator(path, place, header)
+    if num_quotes % 2 and (broken := _broken_line(path, encoding)):
+        # Arrow closes a quote that is left open at the end of the file, whatever it has swallowed.
+        raise _unreadable(place, *broken)
+    parsing = arrow_csv.ParseOptions(newlines_in_values=True)
+    reading = arrow_csv.ReadOptions(encoding=encoding)
     try:
-        with csv.open_csv(path, read_options=reading, parse_options=parsing) as stream:
+        with arrow_csv.open_csv(path, read_options=reading, parse_options=parsing) as stream:
             names = tuple(stream.schema.names)
         wanted = _unique(columns, names, path=path, place=place)
-        table = csv.read_csv(
+        table = arrow_csv.read_csv(
             path,
             read_options=reading,
             parse_options=parsing,
-            convert_options=csv.ConvertOptions(
+            convert_options=arrow_csv.ConvertOptions(
                 include_columns=wanted,
                 column_types={name: pa.string() for name in wanted},
                 # Only nothing at all is a missing value: `NA` and `null` are words.
@@ -91,8 +104,47 @@ def _read_csv(path: Path, place: str, columns: Sequence[str], encoding: str) -> 
             ),
         )
     except pa.ArrowInvalid as error:
+        if broken := _broken_line(path, encoding):
+            raise _unreadable(place, *broken) from error
         raise _damaged(path, place, error) from error
     return _columns(path, names, wanted, table, is_typed=False)
+
+
+def _check_separator(path: Path, place: str, header: str) -> None:
+    [names] = csv.reader([header])
+    found = [name for separator, name in _SEPARATORS.items() if separator in header]
+    if len(names) == 1 and found:
+        raise _unreadable(
+            place, f"{path} separates its columns by {found[0]}", "Save it with commas."
+        )
+
+
+def _broken_line(path: Path, encoding: str) -> tuple[str, str] | None:
+    """What is wrong with the first line that does not fit the header, and how to mend it.
+
+    Arrow knows rows and not lines, so Python's slower reader looks for it.
+    """
+    with path.open(encoding=encoding, newline="") as lines:
+        rows = csv.reader(lines, strict=True)
+        start = 1
+        try:
+            header = next(rows)
+            start = rows.line_num + 1
+            for row in rows:
+                if row and len(row) != len(header):
+                    return (
+                        f"{path} cannot be read: line {start}: Expected {len(header)} columns, "
+                        f"got {len(row)}",
+                        'Put a text that holds a comma in quotes: "one, two".',
+                    )
+                start = rows.line_num + 1
+        except csv.Error as error:
+            if "unexpected end" in str(error) or "field limit" in str(error):
+                return (
+                    f"{path} cannot be read: line {start}: a quote is opened and never closed",
+                    'Close it, or write a quote within a quoted text twice: "a ""word"" here".',
+                )
+    return None
 
 
 def _read_jsonl(path: Path, place: str, columns: Sequence[str]) -> Columns:

@@ -1,6 +1,7 @@
 """Questions about completed trials; every expected number is worked out by hand."""
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdsweep import results
-from kdsweep.results.columns import UnknownColumnError
+from kdsweep.results.columns import QuestionError, UnknownColumnError
 from kdsweep.results.failures import fingerprint
 from kdsweep.results.leaderboard import leaderboard, teacher_rows
 from kdsweep.results.schema import Attempt, PlanRow
@@ -412,3 +413,29 @@ def test_predictions_are_those_of_the_attempt_that_counts(store: Store) -> None:
         loaded.predictions(identity(1))
     with pytest.raises(FileNotFoundError, match="no finished attempt"):
         loaded.predictions(identity(7))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda r: r.best(over="sedes"), "over='sedes': did you mean 'seeds'"),
+        (lambda r: r.best(select="bets"), "select='bets': did you mean 'best'"),
+        (lambda r: r.agg("accuracy", "knowledge", which="zz"), "choose 'last' or 'best'"),
+        (lambda r: r.pivot("knowledge", "matching", split="reprot"), "did you mean 'report'"),
+        (lambda r: r.agg("status", "knowledge"), "'status' holds no numbers"),
+        (lambda r: r.pivot("knowledge", "knowledge"), "name two different ones"),
+    ],
+)
+def test_a_question_that_has_no_answer_is_refused(
+    loaded: results.Results, ask: Callable[[results.Results], object], message: str
+) -> None:
+    with pytest.raises(QuestionError, match=message):
+        ask(loaded)
+
+
+def test_a_task_of_local_files_is_called_by_its_rows_to_train_on(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sweep")
+    store.create({})
+    config = '{"task": {"name": null, "files": {"train": "/data/reviews.csv"}}}'
+    store.write_plan([PlanRow("teacher", TEACHER, None, {}, config)], epoch=1)
+    assert results.load(store.folder).teachers["task"].tolist() == ["reviews"]

@@ -148,7 +148,7 @@ def test_a_weak_teacher_stops_its_own_trials_and_not_those_of_another(
     assert said.returncode == 2
     assert said.stderr.count("below the floor") == 1
     trials = results.load(tmp_path / "runs" / "tiny").trials
-    status = trials.set_index("teacher.fine_tune.learning_rate")["status"]
+    status = trials.set_index("learning_rate")["status"]
     assert status[5e-3] == "completed"
     assert status[1e-9] in {"blocked", "pending"}
 

@@ -1,0 +1,56 @@
+"""How people write: what a word names, and counts that read as they are said."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..search_spaces.errors import InputError, Problem
+
+LISTED = 5
+
+
+def count(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def clock(seconds: float) -> str:
+    """`2:05`, `1:02:05`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def where_ids_are(folder: Path) -> str:
+    """Which commands tell the ids of a sweep."""
+    return (
+        f"`kdsweep results {folder}` tells those of groups, and `kdsweep show {folder} GROUP` "
+        f"those of a group's trials; `kdsweep results {folder} failures` those of what failed."
+    )
+
+
+def named(word: str, groups: Mapping[str, str], *, place: str, mend: str) -> tuple[str, ...]:
+    """The ids that a word names: that of one trial, or those of all trials of a group.
+
+    Args:
+        word: An id or a group's id, or a beginning that no other has.
+        groups: The group's id of each id.
+        place: Where the word was written, for messages.
+        mend: Where ids are found, for the message that there is none.
+
+    Raises:
+        InputError: It names nothing, or several things.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+    for id, group in groups.items():
+        known[group] = (*known.get(group, ()), id)
+    known |= {id: (id,) for id in groups}
+    match [word] if word in known else [name for name in known if name.startswith(word)]:
+        case [name]:
+            return known[name]
+        case []:
+            raise InputError([Problem(place, f"`{word}` names no trial, group or teacher", mend)])
+        case many:
+            what = f"`{word}` begins {len(many)} ids of trials and groups"
+            more = f" and {len(many) - LISTED} more" if len(many) > LISTED else ""
+            listed = f"Write more digits: {', '.join(many[:LISTED])}{more}"
+            raise InputError([Problem(place, what, listed)])

@@ -1,0 +1,51 @@
+"""What a launch says of itself while it runs."""
+
+from collections.abc import Callable
+from io import StringIO
+
+from rich.console import Console
+
+from kdsweep.sweep.agenda import Agenda, Item
+from kdsweep.sweep.progress import Progress
+from kdsweep.sweep.work import Outcome
+
+Say = Callable[[], str]
+
+
+def shown() -> tuple[Agenda, Say]:
+    items = [Item("t"), *(Item(id, ("t",)) for id in "abc")]
+    agenda = Agenda(items, allowed=lambda _: 0, failures={})
+    names = {"t": "minilm", "a": "hard seed 0", "b": "hard seed 1", "c": "soft seed 0"}
+    file = StringIO()
+    console = Console(file=file, width=200)
+    progress = Progress(agenda, console, done_before=1, names=names, teachers={"t"})
+
+    def say() -> str:
+        file.truncate(file.seek(0))
+        progress.__exit__()
+        return file.getvalue()
+
+    return agenda, say
+
+
+def test_trials_are_counted_and_what_runs_is_named() -> None:
+    agenda, say = shown()
+    agenda.take()
+    assert say().startswith("1/4 trials, teacher minilm is being prepared, 0:00 elapsed")
+    agenda.settle("t", Outcome(status="completed"))
+    agenda.take()
+    assert say().startswith("1/4 trials, running hard seed 0, ")
+    agenda.take()
+    agenda.take()
+    assert say().startswith("1/4 trials, running hard seed 0 and 2 more, ")
+    agenda.settle("a", Outcome(status="completed"))
+    assert say().startswith("2/4 trials, running hard seed 1 and 1 more, ")
+
+
+def test_a_single_trial_is_counted_in_the_singular() -> None:
+    agenda = Agenda([Item("a")], allowed=lambda _: 0, failures={})
+    file = StringIO()
+    with Progress(agenda, Console(file=file), done_before=0, names={"a": "hard"}, teachers=()):
+        agenda.take()
+        agenda.settle("a", Outcome(status="completed"))
+    assert file.getvalue().startswith("1/1 trial, ")
