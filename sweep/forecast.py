@@ -122,9 +122,8 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         plan = expand(grid, facts)
         why = f"{error}; without rows there are no ids, and nothing can be matched with a store"
     done = _done(sweep) & frozenset(ids or ())
-    todo = [
-        p.trial for p, id in zip(plan.trials, ids or plan.trials, strict=True) if id not in done
-    ]
+    known = ids or [None] * len(plan.trials)
+    todo = [p.trial for p, id in zip(plan.trials, known, strict=True) if id not in done]
     return Forecast(
         name=grid.name,
         folder=sweep.folder,

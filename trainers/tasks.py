@@ -53,9 +53,7 @@ def load_task(task: Task) -> TaskData:
     """
     source = open_source(task)
     choice, problems = _choose(task, source)
-    raw, more = _read(source, choice)
-    if problems or more:
-        raise DataError([*problems, *more])
+    raw = _read(source, choice, problems)
     classes = class_order(raw["train"], source.classes)
     rows = _encode(raw, classes, source=source, choice=choice)
     metrics = _metrics(task, source, classes)
@@ -173,12 +171,18 @@ def _split_problems(place: str, split: Split, source: DataSource) -> list[Proble
     return []
 
 
-def _read(source: DataSource, choice: _Choice) -> tuple[Mapping[str, RawRows], list[Problem]]:
+def _read(source: DataSource, choice: _Choice, problems: list[Problem]) -> Mapping[str, RawRows]:
+    """The rows of every split, unless anything is wrong with them or with the choice of splits."""
     wanted = {split: place for split, place in choice.named.items() if split in source.splits}
     try:
-        return source.read(wanted), []
+        raw = source.read(wanted)
     except DataError as error:
-        return {}, list(error.problems)
+        if problems:
+            raise DataError([*problems, *error.problems]) from error
+        raise
+    if problems:
+        raise DataError(problems)
+    return raw
 
 
 def _encode(
