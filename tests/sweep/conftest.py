@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from world import write_model, write_rows
 
+from kdsweep.sweep import cli, dispatch
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -91,8 +93,8 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def kdsweep(tmp_path: Path, environment: dict[str, str]) -> Kdsweep:
-    """Runs the command line in the folder of the grid."""
+def process(tmp_path: Path, environment: dict[str, str]) -> Kdsweep:
+    """Runs the command line in the folder of the grid, as a process of its own."""
 
     def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -103,6 +105,34 @@ def kdsweep(tmp_path: Path, environment: dict[str, str]) -> Kdsweep:
             text=True,
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture
+def kdsweep(
+    tmp_path: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Kdsweep:
+    """Runs the command line in the folder of the grid, in this process.
+
+    It spares the seconds that importing torch takes; `process` is for what is killed, or runs Ray.
+    """
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dispatch, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        words = ["kdsweep", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            cli.run()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, int(ending.value.code or 0), said.out, said.err)
 
     return run
 

@@ -62,11 +62,11 @@ def ids(grid: Path) -> list[str]:
 
 
 def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_undisturbed(
-    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+    write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:
     grid = write_grid()
     undisturbed = tmp_path / "undisturbed"
-    assert kdsweep("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
+    assert process("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
     first, second, *_ = ids(grid)
     teacher = str(results.load(undisturbed).teachers["teacher_id"].iloc[0])
     store = tmp_path / "killed"
@@ -74,12 +74,12 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
         [f"checkpoint=kill:{teacher}", f"checkpoint=kill:{first}", f"commit=kill:{second}"]
     ):
         verb = ("resume", store) if number else ("launch", grid, "--store", store)
-        said = kdsweep(*verb, *SERIAL, KDSWEEP_FAILPOINT=f"{point}:{tmp_path / str(number)}")
+        said = process(*verb, *SERIAL, KDSWEEP_FAILPOINT=f"{point}:{tmp_path / str(number)}")
         assert said.returncode == KILLED, said.stderr
         done = metrics(store).query("status == 'completed'")
         kept = metrics(undisturbed).loc[done.index, done.columns]
         pd.testing.assert_frame_equal(done, kept, check_exact=True)
-    assert kdsweep("resume", store, *SERIAL).returncode == 0
+    assert process("resume", store, *SERIAL).returncode == 0
     pd.testing.assert_frame_equal(metrics(store), metrics(undisturbed), check_exact=True)
     trials = results.load(store).trials.set_index("trial_id")
     assert trials.loc[first, "resumed_from_step"] > 0
@@ -91,7 +91,7 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
 
 
 def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
-    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+    write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:
     axes = {
         "knowledge": ["hard_labels"],
@@ -105,7 +105,7 @@ def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
     )
     raises, dies, fine, diverges, *_ = ids(grid)
     points = f"row=raise:{raises} row=kill:{dies}"
-    said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=points)
+    said = process("launch", grid, KDSWEEP_FAILPOINT=points)
     assert said.returncode == 3, said.stderr
     trials = results.load(tmp_path / "runs" / "tiny").trials.set_index("trial_id")
     assert trials.loc[fine, "status"] == "completed"
@@ -119,19 +119,19 @@ def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
     assert trials.loc[raises, "attempts"] == 2
     assert trials.loc[diverges, "attempts"] == 1
     # Without the faults the sweep can still be finished, but for what diverges.
-    said = kdsweep("resume", tmp_path / "runs" / "tiny", "--trial", raises)
+    said = process("resume", tmp_path / "runs" / "tiny", "--trial", raises)
     assert said.returncode == 0, said.stderr
-    said = kdsweep("results", tmp_path / "runs" / "tiny", "failures", "--json")
+    said = process("results", tmp_path / "runs" / "tiny", "failures", "--json")
     assert {row["failure_class"] for row in json.loads(said.stdout)["rows"]} == {"nan", "signal"}
 
 
 def test_a_lane_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
-    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+    write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:
     grid = write_grid()
     first, *_ = ids(grid)
     point = f"checkpoint=kill:{first}:{tmp_path / 'once'}"
-    said = kdsweep("launch", grid, KDSWEEP_FAILPOINT=point)
+    said = process("launch", grid, KDSWEEP_FAILPOINT=point)
     assert said.returncode == 0, said.stderr
     trials = results.load(tmp_path / "runs" / "tiny").trials.set_index("trial_id")
     assert set(trials["status"]) == {"completed"}
@@ -160,16 +160,16 @@ def are_gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_a_second_launch_is_refused_and_ctrl_c_leaves_in_order_losing_nothing(
-    write_grid: WriteGrid, kdsweep: Kdsweep, start: Start, tmp_path: Path
+    write_grid: WriteGrid, process: Kdsweep, start: Start, tmp_path: Path
 ) -> None:
     grid = write_grid(training={"epochs": 400, "learning_rate": 1e-3, "batch_size": 16})
     store = tmp_path / "runs" / "tiny"
     launch = start("launch", grid)
     wait_for(lambda: len(list(store.glob("work/*/*/checkpoints/step-*"))) >= 2)
-    second = kdsweep("launch", grid)
+    second = process("launch", grid)
     assert second.returncode == 73
     assert f"pid {launch.pid}" in second.stderr
-    assert json.loads(kdsweep("status", store, "--json").stdout)["running"]
+    assert json.loads(process("status", store, "--json").stdout)["running"]
     family = children(launch)
     launch.send_signal(signal.SIGINT)
     launch.wait(timeout=120)
@@ -182,7 +182,7 @@ def test_a_second_launch_is_refused_and_ctrl_c_leaves_in_order_losing_nothing(
 
 
 def test_a_launch_killed_under_ray_leaves_no_process_and_its_trials_go_on(
-    write_grid: WriteGrid, kdsweep: Kdsweep, start: Start, tmp_path: Path
+    write_grid: WriteGrid, process: Kdsweep, start: Start, tmp_path: Path
 ) -> None:
     grid = write_grid(
         training={"epochs": 6, "learning_rate": 1e-3, "batch_size": 16, "evaluate": {"times": 4}}
@@ -195,7 +195,7 @@ def test_a_launch_killed_under_ray_leaves_no_process_and_its_trials_go_on(
     os.kill(launch.pid, signal.SIGKILL)
     launch.wait()
     wait_for(lambda: are_gone(family))
-    said = kdsweep("resume", store)
+    said = process("resume", store)
     assert said.returncode == 0, said.stderr
     trials = results.load(store).trials
     assert set(trials["status"]) == {"completed"}

@@ -180,11 +180,11 @@ def test_a_refused_launch_leaves_the_sweep_as_it_was(
 
 
 def test_ray_and_serial_give_a_trial_the_same_numbers_bit_for_bit(
-    launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+    launched: Path, write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:
     # Two lanes share the trials, so some train first in their lane and some after another.
     store = tmp_path / "by-ray"
-    said = kdsweep("launch", write_grid(), "--store", store, "--quiet")
+    said = process("launch", write_grid(), "--store", store, "--quiet")
     assert said.returncode == 0, said.stderr
     pd.testing.assert_frame_equal(numbers(store), numbers(launched), check_exact=True)
 

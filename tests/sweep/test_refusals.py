@@ -3,72 +3,47 @@
 import json
 import re
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from kdsweep import results
-from kdsweep.sweep import cli
 from kdsweep.sweep.drain import Drain
 from kdsweep.sweep.errors import ClusterUnreachableError
 from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.showing import Form, print_frame
 
 WriteGrid = Callable[..., Path]
+Kdsweep = Callable[..., CompletedProcess[str]]
 
 SHAPE = [{"layers": 1, "width": 16, "heads": 2}]
 
 
-class Said(NamedTuple):
-    """What a command ended with."""
-
-    code: object
-    out: str
-    err: str
-
-
-Ask = Callable[..., Said]
-
-
-@pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Runs the command line in the folder of the grid, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["kdsweep", *map(str, words)])
-        with pytest.raises(SystemExit) as ending:
-            cli.run()
-        return Said(ending.value.code, *capsys.readouterr())
-
-    return run
-
-
 def test_an_address_that_is_none_is_refused_before_anything_is_written(
-    write_grid: WriteGrid, ask: Ask, tmp_path: Path
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     grid = write_grid()
     for address in ("foo", "http://host:80", "host:", ":1", "host:99999", "ray://10.0.0.1:10001"):
-        said = ask("launch", grid, "--address", address)
-        assert said.code == 2
-        assert "`local`" in said.err
-        assert "HOST:PORT" in said.err
+        said = kdsweep("launch", grid, "--address", address)
+        assert said.returncode == 2
+        assert "`local`" in said.stderr
+        assert "HOST:PORT" in said.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_address_where_nothing_listens_ends_with_75_and_writes_nothing(
-    write_grid: WriteGrid, ask: Ask, tmp_path: Path
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-        said = ask("launch", write_grid(), "--address", address)
-        assert said.code == 75
-        assert f"no Ray cluster answers at {address}" in said.err
+        said = kdsweep("launch", write_grid(), "--address", address)
+        assert said.returncode == 75
+        assert f"no Ray cluster answers at {address}" in said.stderr
         assert not (tmp_path / "runs").exists()
         free.listen()
         Choice(address=address).check_reachable()
@@ -101,17 +76,17 @@ def test_no_cluster_to_join_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_an_option_that_would_not_act_is_refused(
-    launched: Path, ask: Ask, words: list[str], message: str
+    launched: Path, kdsweep: Kdsweep, words: list[str], message: str
 ) -> None:
-    said = ask("results", launched, *words)
-    assert (said.code, said.out) == (2, "")
-    assert message in said.err
+    said = kdsweep("results", launched, *words)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert message in said.stderr
 
 
-def test_where_nothing_failed_that_is_what_is_said(launched: Path, ask: Ask) -> None:
-    said = ask("results", launched, "failures")
-    assert said == Said(4, "", "no failures\n")
-    assert json.loads(ask("results", launched, "failures", "--json").out)["rows"] == []
+def test_where_nothing_failed_that_is_what_is_said(launched: Path, kdsweep: Kdsweep) -> None:
+    said = kdsweep("results", launched, "failures")
+    assert (said.returncode, said.stdout, said.stderr) == (4, "", "no failures\n")
+    assert json.loads(kdsweep("results", launched, "failures", "--json").stdout)["rows"] == []
 
 
 def test_a_number_that_is_missing_is_an_empty_cell_of_latex(
@@ -121,39 +96,41 @@ def test_a_number_that_is_missing_is_an_empty_cell_of_latex(
 
     frame = pd.DataFrame({"sd": [0.5, float("nan")]})
     print_frame(frame, form=Form.LATEX, console=Console(), with_index=False)
-    assert "NaN" not in capsys.readouterr().out
+    assert "NaN" not in capsys.readouterr().stdout
 
 
-def test_show_and_logs_know_teachers_groups_and_beginnings(launched: Path, ask: Ask) -> None:
+def test_show_and_logs_know_teachers_groups_and_beginnings(
+    launched: Path, kdsweep: Kdsweep
+) -> None:
     r = results.load(launched)
     [teacher] = r.teachers["teacher_id"]
-    said = ask("show", launched, teacher)
-    assert said.code == 0
-    assert f"teacher {teacher}" in said.out
-    assert re.search(r"^  task +train$", said.out, re.MULTILINE)
-    assert json.loads(ask("show", launched, teacher, "--json").out)["teacher_id"] == teacher
-    assert f"== {teacher}, attempt 1-1" in ask("logs", launched, teacher).out
+    said = kdsweep("show", launched, teacher)
+    assert said.returncode == 0
+    assert f"teacher {teacher}" in said.stdout
+    assert re.search(r"^  task +train$", said.stdout, re.MULTILINE)
+    assert json.loads(kdsweep("show", launched, teacher, "--json").stdout)["teacher_id"] == teacher
+    assert f"== {teacher}, attempt 1-1" in kdsweep("logs", launched, teacher).stdout
 
-    group = json.loads(ask("results", launched, "--json").out)["rows"][0]["group_id"]
+    group = json.loads(kdsweep("results", launched, "--json").stdout)["rows"][0]["group_id"]
     members = set(r.trials.loc[r.trials["group_id"] == group, "trial_id"])
-    said = ask("show", launched, group[:10])
-    assert said.code == 0
+    said = kdsweep("show", launched, group[:10])
+    assert said.returncode == 0
     assert all(
-        f"{id}     {seed}  completed" in said.out
+        f"{id}     {seed}  completed" in said.stdout
         for seed, id in enumerate(sorted(members, key=list(r.trials["trial_id"]).index))
     )
-    told = json.loads(ask("show", launched, group, "--json").out)
+    told = json.loads(kdsweep("show", launched, group, "--json").stdout)
     assert {row["trial_id"] for row in told["trials"]} == members
-    assert ask("logs", launched, group).out.count("== ") == len(members) == 2
+    assert kdsweep("logs", launched, group).stdout.count("== ") == len(members) == 2
 
     for words in (("show", launched, "zz"), ("resume", launched, "--trial", "zz")):
-        said = ask(*words)
-        assert said.code == 2
-        assert f"`kdsweep results {launched}` tells those of groups" in said.err
+        said = kdsweep(*words)
+        assert said.returncode == 2
+        assert f"`kdsweep results {launched}` tells those of groups" in said.stderr
 
 
 def test_a_grid_that_comes_to_nothing_is_refused_with_its_reasons(
-    write_grid: WriteGrid, ask: Ask, tmp_path: Path
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     # No student can take both of its layers from a teacher that is as wide as something else.
     grid = write_grid(
@@ -164,29 +141,31 @@ def test_a_grid_that_comes_to_nothing_is_refused_with_its_reasons(
         }
     )
     for verb in ("plan", "launch", "try"):
-        said = ask(verb, grid)
-        assert said.code == 2, verb
-        assert "nothing to train: of 1 point 0 are excluded and 1 skipped" in said.err
-        assert "\n    skipped: " in said.err
-        assert "disk" not in said.out
+        said = kdsweep(verb, grid)
+        assert said.returncode == 2, verb
+        assert "nothing to train: of 1 point 0 are excluded and 1 skipped" in said.stderr
+        assert "\n    skipped: " in said.stderr
+        assert "disk" not in said.stdout
         if verb == "plan":
-            assert "0 trials of 1 point (0 excluded, 1 skipped" in said.out
+            assert "0 trials of 1 point (0 excluded, 1 skipped" in said.stdout
     assert not (tmp_path / "runs").exists()
 
 
-def test_resuming_failures_where_none_failed_says_what_is_left(launched: Path, ask: Ask) -> None:
-    said = ask("resume", launched, "--failed-only")
-    assert said == Said(4, "", "no trial has failed\n")
+def test_resuming_failures_where_none_failed_says_what_is_left(
+    launched: Path, kdsweep: Kdsweep
+) -> None:
+    said = kdsweep("resume", launched, "--failed-only")
+    assert (said.returncode, said.stdout, said.stderr) == (4, "", "no trial has failed\n")
     id = results.load(launched).trials["trial_id"].iloc[-1]
     for attempt in (launched / "attempts").glob(f"{id}.*"):
         attempt.unlink()
-    said = ask("resume", launched, "--failed-only")
+    said = kdsweep("resume", launched, "--failed-only")
     told = f"no trial has failed; 1 is pending: `kdsweep resume {launched}` runs it\n"
-    assert said == Said(4, "", told)
+    assert (said.returncode, said.stdout, said.stderr) == (4, "", told)
 
 
 def test_a_sweep_is_made_neither_in_a_file_nor_among_a_persons_files(
-    write_grid: WriteGrid, ask: Ask, tmp_path: Path
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     grid = write_grid()
     before = sorted(tmp_path.iterdir())
@@ -196,32 +175,32 @@ def test_a_sweep_is_made_neither_in_a_file_nor_among_a_persons_files(
         (".", "is no sweep and not empty: it holds grid.yaml, report.csv, teacher and 1 more"),
     ):
         for verb in ("plan", "launch"):
-            said = ask(verb, grid, "--store", store)
-            assert said.code == 2
-            assert message in said.err
+            said = kdsweep(verb, grid, "--store", store)
+            assert said.returncode == 2
+            assert message in said.stderr
     assert sorted(tmp_path.iterdir()) == before
     # What a launch leaves that was killed while it made the folder.
     (tmp_path / "begun" / "grids").mkdir(parents=True)
-    assert ask("plan", grid, "--store", "begun").code == 0
+    assert kdsweep("plan", grid, "--store", "begun").returncode == 0
 
 
-def test_a_starter_grid_needs_a_folder(ask: Ask, tmp_path: Path) -> None:
-    said = ask("init", tmp_path / "nowhere" / "grid.yaml")
-    assert said.code == 2
-    assert said.err.startswith(f"there is no folder {tmp_path / 'nowhere'}\n")
+def test_a_starter_grid_needs_a_folder(kdsweep: Kdsweep, tmp_path: Path) -> None:
+    said = kdsweep("init", tmp_path / "nowhere" / "grid.yaml")
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"there is no folder {tmp_path / 'nowhere'}\n")
 
 
-def test_one_file_for_two_splits_is_named_as_such(write_grid: WriteGrid, ask: Ask) -> None:
+def test_one_file_for_two_splits_is_named_as_such(write_grid: WriteGrid, kdsweep: Kdsweep) -> None:
     task: dict[str, Any] = {"text": ["text"], "max_length": 16}
     files = {"train": "train.csv", "report": "./train.csv"}
-    said = ask("plan", write_grid(task=task | {"files": files}))
-    assert said.code == 2
-    assert "is the same file as task.files.train" in said.err
+    said = kdsweep("plan", write_grid(task=task | {"files": files}))
+    assert said.returncode == 2
+    assert "is the same file as task.files.train" in said.stderr
 
 
-def test_the_version_and_the_end_of_a_status_line(launched: Path, ask: Ask) -> None:
-    assert re.fullmatch(r"kdsweep \d+\.\d+\.\d+\n", ask("--version").out)
-    said = ask("status", launched).out
+def test_the_version_and_the_end_of_a_status_line(launched: Path, kdsweep: Kdsweep) -> None:
+    assert re.fullmatch(r"kdsweep \d+\.\d+\.\d+\n", kdsweep("--version").stdout)
+    said = kdsweep("status", launched).stdout
     assert said.endswith("\n")
     assert [line for line in said.splitlines() if line != line.rstrip()] == []
     assert re.search(r"trials an hour +[\d,]+$", said, re.MULTILINE)
@@ -241,5 +220,5 @@ def test_a_request_to_leave_promises_only_what_there_is() -> None:
     holder: Any = Holder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "touch", lambda *_, **__: None)
-        Drain(holder, holder, told.append).ask("SIGINT")
+        Drain(holder, holder, told.append).kdsweep("SIGINT")
     assert told[0].startswith("SIGINT: nothing new is started, and what runs stops and keeps what")
