@@ -96,7 +96,7 @@ def test_a_number_that_is_missing_is_an_empty_cell_of_latex(
 
     frame = pd.DataFrame({"sd": [0.5, float("nan")]})
     print_frame(frame, form=Form.LATEX, console=Console(), with_index=False)
-    assert "NaN" not in capsys.readouterr().stdout
+    assert "NaN" not in capsys.readouterr().out
 
 
 def test_show_and_logs_know_teachers_groups_and_beginnings(
@@ -220,5 +220,5 @@ def test_a_request_to_leave_promises_only_what_there_is() -> None:
     holder: Any = Holder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "touch", lambda *_, **__: None)
-        Drain(holder, holder, told.append).kdsweep("SIGINT")
+        Drain(holder, holder, told.append).ask("SIGINT")
     assert told[0].startswith("SIGINT: nothing new is started, and what runs stops and keeps what")
