@@ -2,7 +2,6 @@
 
 from .errors import DataError, GridError, InputError, Problem, TeacherError
 from .expand import Collapsed, Plan, PlannedTrial, Skipped, expand
-from .explanation import Explanation, explain, explanations
 from .facts import Facts, ModelFacts, ShippedFacts, TaskFacts
 from .grid import Grid
 from .ids import Identifier, TrialIds
@@ -15,7 +14,6 @@ __all__ = [
     "Collapsed",
     "DataError",
     "Digests",
-    "Explanation",
     "Facts",
     "Grid",
     "GridError",
@@ -32,8 +30,6 @@ __all__ = [
     "Trial",
     "TrialIds",
     "expand",
-    "explain",
-    "explanations",
     "grid_schema",
     "group_id",
     "load_grid",

@@ -7,7 +7,7 @@ time; only the schema needs it.
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 
@@ -27,12 +27,17 @@ def field_help(model: type[BaseModel]) -> dict[str, str]:
     }
 
 
-def models_below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """A model and every model that its fields may hold."""
-    yield model
-    for field in model.model_fields.values():
-        for inner in models_in(field.annotation):
-            yield from models_below(inner)
+def models_below(*roots: type[BaseModel]) -> Sequence[type[BaseModel]]:
+    """Models and every model that their fields may hold, each once."""
+    found: dict[type[BaseModel], None] = {}
+    waiting = list(reversed(roots))
+    while waiting:
+        model = waiting.pop()
+        if model not in found:
+            found[model] = None
+            fields = model.model_fields.values()
+            waiting += [inner for field in fields for inner in models_in(field.annotation)]
+    return tuple(found)
 
 
 def _documented(model: type[BaseModel]) -> dict[str, str]:

@@ -58,7 +58,7 @@ def grid_schema() -> Schema:
     definitions = {**schema.pop("$defs"), **values["$defs"]}
     definitions["Axes"] = _axes({name: _bare(each) for name, each in values["properties"].items()})
     definitions["Predicate"] = _predicate()
-    for model in (*models_below(Grid), *models_below(AxisValue)):
+    for model in models_below(Grid, AxisValue):
         said = schema if model is Grid else definitions.get(model.__name__, {})
         for name, help_text in field_help(model).items():
             if name in said.get("properties", {}):

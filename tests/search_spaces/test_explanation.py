@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
-from kdsweep.search_spaces import explain, explanations
 from kdsweep.search_spaces.errors import InputError
+from kdsweep.search_spaces.explanation import explain, explanations
 from kdsweep.search_spaces.knowledge import TERM_CLASSES, kind_of
 from kdsweep.search_spaces.matching import RULES, Rule, SoftRule
 
