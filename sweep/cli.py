@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from ..results.schema import DamagedSweepError, NewerStoreError
@@ -25,6 +24,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .executors import Choice
     from .launching import Ended
 
@@ -82,13 +83,17 @@ MaxConcurrent = Annotated[
 ]
 
 
-def stderr() -> Console:
+def stderr() -> "Console":
     """Where progress and messages go."""
+    from rich.console import Console
+
     return Console(stderr=True, soft_wrap=True)
 
 
-def stdout() -> Console:
+def stdout() -> "Console":
     """Where data go; a pipe has no width, so nothing is cut there."""
+    from rich.console import Console
+
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
 
 
