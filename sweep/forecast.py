@@ -11,7 +11,7 @@ from rich.console import Console
 from ..results.store import Store
 from ..search_spaces import expand
 from ..search_spaces.errors import UnreachableError
-from ..search_spaces.expand import Plan
+from ..search_spaces.expansion import Plan
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
 from ..search_spaces.ids import Identifier

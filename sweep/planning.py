@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..results.schema import PlanRow
 from ..search_spaces.errors import DataError, Problem
-from ..search_spaces.expand import Plan, PlannedTrial, Skipped
+from ..search_spaces.expansion import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
 from ..search_spaces.ids import Identifier, TrialIds
 from ..search_spaces.knowledge import term_label

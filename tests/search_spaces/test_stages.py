@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdsweep.search_spaces import GridError, ShippedFacts, expand, read_grid
-from kdsweep.search_spaces.expand import Plan
+from kdsweep.search_spaces.expansion import Plan
 from kdsweep.search_spaces.recipes import RECIPES, _recipes, recipe_about
 from kdsweep.search_spaces.resolution import trains_head
 from kdsweep.search_spaces.trial import Digests, trial_id
