@@ -9,9 +9,8 @@ from .grid import Grid
 from .product import Point, RawPoints
 from .resolve import Group, Resolver
 from .rules import Broken, Subject, first_broken, warnings
-from .stages import stage_training
 from .tree import Scalar
-from .trial import Stage, Trial
+from .trial import Trial
 from .values import grid_axes
 
 
@@ -80,7 +79,6 @@ class _Expander:
         self._grid = grid
         self._facts = facts
         self._resolver = Resolver(grid)
-        self._stages: dict[tuple[int, int], tuple[Stage, ...]] = {}
         self._verdicts: dict[tuple[int, ...], Broken | None] = {}
         self._kept: dict[tuple[int, int], Mapping[str, Scalar]] = {}
         self.trials: list[PlannedTrial] = []
@@ -106,21 +104,13 @@ class _Expander:
             self.trials.append(PlannedTrial(self._trial(group, seed), columns))
 
     def _trial(self, group: Group, seed: int) -> Trial:
-        stages = self._stages.get(group.stage_key)
-        if stages is None:
-            stages = self._stages[group.stage_key] = tuple(
-                Stage.model_construct(
-                    terms=stage.terms, training=stage_training(group.training, stage)
-                )
-                for stage in group.stages
-            )
         # Every part is checked already; checking a hundred thousand trials again takes seconds.
         return Trial.model_construct(
             task=group.task,
             teacher=group.teacher,
             shape=group.shape,
             initialisation=group.initialisation,
-            stages=stages,
+            stages=group.stages,
             seed=seed,
         )
 
@@ -138,7 +128,6 @@ class _Expander:
             initialisation=group.initialisation,
             model=self._facts.model(group.teacher),
             task_facts=self._facts.task(group.task),
-            training=group.training,
         )
         self._note_unknown(subject)
         broken = first_broken(subject)

@@ -164,7 +164,9 @@ def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
         if not isinstance(term, HiddenStates) and term.matching in get_args(SoftRule):
             what = f"is `{term.matching}`, which is for `hidden_states` alone"
             misfits.append(Misfit("matching", "matching", what, "Choose another matching."))
-        if isinstance(term, LayerRelations) and isinstance(term.matching, Emd | Progressive):
+        if isinstance(term, LayerRelations) and isinstance(
+            term.matching, Emd | Progressive | RandomSorted
+        ):
             what = "has to give the same layers in every step"
             misfits.append(Misfit("matching", "matching", what, "Choose a fixed rule."))
     misfits += _misfits(term, pairs, student=student, teacher=teacher)

@@ -14,11 +14,11 @@ from .rules import Broken
 from .sections import SECTIONS, get_typed, override
 from .shape import Shape
 from .spec import Spec
-from .stages import Knowledge
+from .stages import stage_training
 from .task import Task, Teacher
 from .training import Training
 from .tree import Scalar
-from .trial import canonical_json
+from .trial import Stage, canonical_json, canonical_stage
 from .values import Value, label_of
 
 
@@ -30,12 +30,9 @@ class Group:
     """Equal for groups that are spellings of one."""
     task: Task
     teacher: Teacher
-    training: Training
     shape: Shape
     initialisation: Initialisation
-    stages: Knowledge
-    stage_key: tuple[int, int]
-    """What the stages depend on."""
+    stages: tuple[Stage, ...]
     rules_key: tuple[int, ...]
     """What the rules depend on."""
     columns: dict[str, Scalar]
@@ -70,6 +67,8 @@ class Resolver:
             tuple[Value | None, ...], tuple[Task, Teacher, Training] | Broken
         ] = {}
         self._objectives: dict[tuple[Value | None, ...], _KnownObjective] = {}
+        self._made_stages: dict[tuple[int, int], tuple[int, tuple[Stage, ...]]] = {}
+        self._interned_stages: dict[int, tuple[Stage, ...]] = {}
         self._numbers: dict[object, int] = {}
         self._by_value: dict[Value, int] = {}
         self._acting: set[str] = set()
@@ -94,27 +93,39 @@ class Resolver:
             return Broken("terms", known.objective.refused)
         task, teacher, training = models
         shape, initialisation = point["shape"], point["initialisation"]
+        number, stages = self._stages(known, training)
         rules_key = (
             id(task),
             id(teacher),
-            known.number,
+            number,
             self._by_value.get(shape) or self._number_shape(shape),
             self._by_value.get(initialisation) or self._number_start(initialisation),
-            training.batch_size,
         )
         return Group(
-            self._number((*rules_key, id(training))),
+            self._number(rules_key),
             task,
             teacher,
-            training,
             shape.data,
             initialisation.data,
-            known.objective.stages,
-            (known.number, id(training)),
+            stages,
             rules_key,
             self._columns(point, known),
             known.reason,
         )
+
+    def _stages(self, known: _KnownObjective, training: Training) -> tuple[int, tuple[Stage, ...]]:
+        """The stages of terms under a section `training`, with a number that equal ones share."""
+        key = known.number, id(training)
+        made = self._made_stages.get(key)
+        if made is None:
+            # Every part is checked already; checking a hundred thousand trials again takes seconds.
+            stages = tuple(
+                Stage.model_construct(terms=each.terms, training=stage_training(training, each))
+                for each in known.objective.stages
+            )
+            number = self._number(canonical_json([canonical_stage(stage) for stage in stages]))
+            made = self._made_stages[key] = number, self._interned_stages.setdefault(number, stages)
+        return made
 
     def written(self, point: Point) -> dict[str, Scalar]:
         """A point's values before anything is dropped, by short name."""

@@ -11,10 +11,8 @@ from .matching import MatchingError
 from .resolution import MisfitError, matches_layers, resolve_terms, trains_head
 from .shape import Shape
 from .sizes import trial_sizes
-from .stages import Knowledge, all_terms, stage_training
 from .task import Task, Teacher
-from .training import Training
-from .trial import canonical_json, canonical_term
+from .trial import Stage, canonical_json, canonical_term
 
 
 class Broken(NamedTuple):
@@ -29,12 +27,15 @@ class Subject(NamedTuple):
 
     task: Task
     teacher: Teacher
-    stages: Knowledge
+    stages: tuple[Stage, ...]
     shape: Shape
     initialisation: Initialisation
     model: ModelFacts | None
     task_facts: TaskFacts | None
-    training: Training
+
+
+def _terms_of(subject: Subject) -> Iterator[Term]:
+    return (term for stage in subject.stages for term in stage.terms)
 
 
 def first_broken(subject: Subject) -> Broken | None:
@@ -44,7 +45,7 @@ def first_broken(subject: Subject) -> Broken | None:
 
 def warnings(subject: Subject) -> Iterator[Broken]:
     """What is allowed but deserves a word."""
-    for term in all_terms(subject.stages):
+    for term in _terms_of(subject):
         yield from _term_warnings(term, subject)
     beside = (pair for stage in subject.stages for pair in combinations(stage.terms, 2))
     for first, second in beside:
@@ -105,14 +106,14 @@ def _broken(subject: Subject) -> Iterator[Broken]:
 def _objective(subject: Subject) -> Iterator[Broken]:
     if not subject.stages:
         yield Broken("no term", "every term has weight 0")
-    elif not any(trains_head(term) for term in all_terms(subject.stages)):
+    elif not any(trains_head(term) for term in _terms_of(subject)):
         yield Broken(
             "untrained head",
             "no term reads the student's logits, so its classifier would stay random; "
             "add `hard_labels` or `soft_logits`",
         )
     for stage in subject.stages:
-        batch_size = stage_training(subject.training, stage).batch_size
+        batch_size = stage.training.batch_size
         for term in stage.terms:
             if couples_rows(term) and batch_size < LEAST_ROWS:
                 yield Broken(

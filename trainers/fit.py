@@ -25,6 +25,7 @@ from .optim import (
 )
 from .reports import Interrupted, Report, Row, Saving
 from .streams import stream_seed
+from .student import set_dropout
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -177,6 +178,8 @@ class _Run:
         self.device = device
         self.step = 0
         job.model.train()
+        # The model was made for its first stage; each says its own.
+        set_dropout(job.model, job.training.dropout)
         self.optimiser = make_optimiser([job.model, job.objective], job.training)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.backbone = list(job.model.base_model.parameters())

@@ -135,14 +135,17 @@ class Objective(nn.Module):
     def equalise(self, norms: Sequence[float]) -> None:
         """Scale the terms that ask for it to the mean length of all terms' gradients.
 
+        A term without a gradient keeps its factor of 1.
+
         Args:
             norms: Lengths of the gradients of the terms' losses, without weights, on parameters
                 that all terms share.
         """
         mean = sum(norms) / len(norms)
         for index, (resolved, norm) in enumerate(zip(self.terms, norms, strict=True)):
-            if resolved.term.scale == "gradient_norm":
-                self.scales[index] = mean / max(norm, _LEAST_LOSS)
+            # A gradient that begins at nothing has no length that a factor could change.
+            if resolved.term.scale == "gradient_norm" and norm > _LEAST_LOSS:
+                self.scales[index] = mean / norm
 
     @property
     def equalises(self) -> bool:

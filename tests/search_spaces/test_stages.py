@@ -147,3 +147,15 @@ def test_tinybert_is_its_papers_two_stages() -> None:
         "cross_entropy",
         1,
     )
+
+
+def test_an_axis_that_a_stage_overrules_makes_no_second_trial() -> None:
+    fixed = "{label: x, stages: [{name: a, terms: [hard_labels], training: {epochs: 1}}]}"
+    made = plan(fixed, rest="  training.epochs: [2, 3]\n")
+    assert len(made.trials) == 1
+    assert len(made.collapsed) == 1
+
+
+def test_rows_are_related_only_in_batches_large_enough_in_that_stage() -> None:
+    small = "{label: x, stages: [{name: a, terms: [hard_labels, rkd], training: {batch_size: 2}}]}"
+    assert [skipped.rule for skipped in plan(small).skipped] == ["rows"]

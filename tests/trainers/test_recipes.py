@@ -24,7 +24,7 @@ from kdsweep.trainers import Assets, Finished, Interrupted, Row, Settings, train
 SHAPE = {"layers": 3, "width": 16, "heads": 4}
 
 
-def planned(world: World, knowledge: str, **training: object) -> list[Trial]:
+def planned(world: World, knowledge: str | dict[str, Any], **training: object) -> list[Trial]:
     """The trials of one value of knowledge, planned as a grid would."""
     assert world.task.files is not None
     grid = {
@@ -91,6 +91,21 @@ def test_a_recipe_goes_on_from_the_middle_of_each_stage_with_the_same_numbers(
         assert steady(losses(resumed)) == steady(
             [r.values for r in whole if isinstance(r, Row) and r.step > stop_at]
         )
+
+
+def test_a_stage_has_the_dropout_that_it_says(world: World) -> None:
+    def stages(dropout: float) -> dict[str, Any]:
+        second = {"name": "b", "terms": ["soft_logits"], "training": {"dropout": dropout}}
+        return {"label": "two", "stages": [{"name": "a", "terms": ["hard_labels"]}, second]}
+
+    by_dropout = []
+    for dropout in (0.0, 0.5):
+        [trial] = planned(world, stages(dropout))
+        by_dropout.append([row["train/loss"] for row in losses(run(world, trial))])
+    none, half = by_dropout
+    # Two epochs of 8 steps a stage.
+    assert none[:16] == half[:16]
+    assert none[16:] != half[16:]
 
 
 def run_until(step: int, world: World, trial: Trial, **options: Any) -> list[Any]:
