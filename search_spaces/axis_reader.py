@@ -4,18 +4,21 @@ from collections.abc import Iterable
 
 from .axes import read_fixed, take_label
 from .knowledge import Term
+from .knowledge_reader import read_knowledge, read_stage_field, stage_paths
 from .not_built import NOT_BUILT, RANGES, TASKS, word_not_built
 from .report import Report, did_you_mean, show
 from .sections import SECTIONS, Sections, section_paths
 from .shape import Shape
 from .stages import all_terms
-from .terms import read_knowledge, read_term_field, term_paths
+from .terms import read_term_field, term_paths
 from .tree import Path
 from .values import FIXED_AXES, Axis, Value
 
 SHAPE_PATHS = tuple(f"shape.{name}" for name in Shape.model_fields)
 _SAME_LABEL = "if they differ, give each its own `label`"
-_AXES_MEND = "Write a dotted path of task, teacher, training or terms, such as `training.epochs`"
+_AXES_MEND = (
+    "Write a dotted path of task, teacher, training, terms or stages, such as `training.epochs`"
+)
 
 
 class AxisReader:
@@ -26,6 +29,7 @@ class AxisReader:
         self._report = report
         self.terms: list[Term] = []
         self._term_paths: tuple[str, ...] = ()
+        self._stage_paths: tuple[str, ...] = ()
         self._knowledge: dict[Path, tuple[Value, ...]] = {}
         self.knows_terms = True
         """Whether all knowledge is right; else an unknown address may have the same cause."""
@@ -33,7 +37,7 @@ class AxisReader:
     @property
     def paths(self) -> tuple[str, ...]:
         """Every dotted path that may be an axis, but for the fixed axes."""
-        return (*section_paths(), *self._term_paths)
+        return (*section_paths(), *self._term_paths, *self._stage_paths)
 
     def read_knowledge(self, written: Iterable[tuple[Path, object]]) -> None:
         """Reads every list of knowledge in the file, and single values that rules set."""
@@ -42,13 +46,10 @@ class AxisReader:
             is_single = place[-2:] == ("set", "knowledge")
             read = self._value if is_single else self._values
             self._knowledge[place] = tuple(read("knowledge", data, at=place))
-        self.terms = [
-            term
-            for values in self._knowledge.values()
-            for value in values
-            for term in all_terms(value.data)
-        ]
+        found = [value for values in self._knowledge.values() for value in values]
+        self.terms = [term for value in found for term in all_terms(value.data)]
         self._term_paths = term_paths(self.terms)
+        self._stage_paths = stage_paths(found)
         self.knows_terms = len(self._report) == before
 
     def read_axis(self, path: str, data: object, *, at: Path) -> Axis | None:
@@ -85,12 +86,16 @@ class AxisReader:
 
     def _value(self, path: str, item: object, *, at: Path) -> list[Value]:
         if path == "knowledge":
-            value = read_knowledge(item, at=at, report=self._report)
+            value = read_knowledge(item, at=at, report=self._report, base=self._sections.base)
             return [value] if value else []
         if path in FIXED_AXES:
             return read_fixed(path, item, at=at, report=self._report)
         if path in self._term_paths:
             value = read_term_field(path, item, terms=self.terms, at=at, report=self._report)
+            return [value] if value else []
+        if path in self._stage_paths:
+            base = self._sections.base
+            value = read_stage_field(path, item, at=at, report=self._report, base=base)
             return [value] if value else []
         label, bare = take_label(item, at=at, report=self._report)
         if path == "task.name" and isinstance(bare, str) and bare in TASKS:
@@ -105,11 +110,9 @@ class AxisReader:
 
     def _refuse_path(self, path: str, place: Path) -> None:
         section = path.split(".", maxsplit=1)[0]
-        if section == "terms" and not self.knows_terms:
+        if section in ("terms", "stages") and not self.knows_terms:
             return
-        if section == "stages":
-            what, mend = f"a path of stages {NOT_BUILT}", "Write `training.<field>`"
-        elif path in SHAPE_PATHS:
+        if path in SHAPE_PATHS:
             what, mend = (
                 "is a part of an axis",
                 "Write whole shapes, or `{iso: ...}`, under `shape`",

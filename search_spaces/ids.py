@@ -38,7 +38,8 @@ class Identifier:
         stages = ",".join([self._text(stage, canonical_stage) for stage in trial.stages])
         head = f'{{"id_version":{ID_VERSION},"loop_version":{LOOP_VERSION},'
         tail = (
-            f'"task":"{digests.task}","teacher":"{digests.teacher}","trial":{{"initialisation":'
+            f'"task":"{digests.task}","teacher":"{digests.teacher}",{_texts(digests)}'
+            '"trial":{"initialisation":'
             f"{self._text(trial.initialisation, canonical_initialisation)},"
             f'"shape":{self._text(trial.shape, canonical_shape)},"stages":[{stages}]}}}}'
         )
@@ -52,6 +53,10 @@ class Identifier:
         if known is None:
             known = self._known[id(part)] = part, canonical_json(canonical(part))
         return known[1]
+
+
+def _texts(digests: Digests) -> str:
+    return f'"texts":{canonical_json(digests.texts)},' if digests.texts else ""
 
 
 def _short_digest(text: str) -> str:

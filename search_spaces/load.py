@@ -63,6 +63,7 @@ def read_grid(text: str, *, file: str, base: FilePath) -> Grid:
     misspelt = _check_keys(data, report)
     sections = read_sections(data, base=base)
     _check_tasks(data, report)
+    _check_length(data, report)
     points = {} if "axes" in misspelt else PointReader(sections, report).read(data)
     payload = _payload(data, sections, points, report)
     grid: Grid | None = None
@@ -114,6 +115,13 @@ def _check_tasks(data: Mapping[str, Any], report: Report) -> None:
     name = _mapping(data.get("task")).get("name")
     if isinstance(name, str) and name in TASKS:
         report.add(("task", "name"), f"{TASKS[name]} (`{name}`) {NOT_BUILT}", "Classify instead")
+
+
+def _check_length(data: Mapping[str, Any], report: Report) -> None:
+    training = _mapping(data.get("training"))
+    if {"epochs", "total_steps"} <= training.keys():
+        what = "does not act beside `total_steps`"
+        report.add(("training", "epochs"), what, "Keep one of the two", at_key=True)
 
 
 def _payload(

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 NOT_BUILT = "is not built yet"
 
 KINDS = frozenset({"crd"})
-STAGE_KEYS = frozenset({"data", "teacher", "share"})
-"""Keys of a stage that need more than the task's own rows and the fine-tuned teacher."""
 MATCHINGS = frozenset({"search"})
 INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
 SHAPES = frozenset({"parameters", "flops", "total_parameters"})

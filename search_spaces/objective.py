@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from .axes import scalar_label
 from .knowledge import Term, inert_fields, open_fields, term_label
+from .sections import get_written, override
 from .sentences import known_keys
-from .stages import Knowledge, StageTerms
+from .stages import Knowledge, StageTerms, Text
 from .terms import override_term
 from .tree import Scalar
 from .trial import canonical_json, canonical_term
@@ -45,7 +46,7 @@ def resolve_terms(
         knowledge: The stages as written.
         matching: Fills the layers of terms that leave them open.
         temperature: Fills the temperature of softened logits that leave it open.
-        overrides: By full address; those of terms that are not here do not act.
+        overrides: By full address; those of terms and stages that are not here do not act.
         addresses: Every address that is a column of the plan's tables.
     """
     acting: set[str] = set()
@@ -54,7 +55,8 @@ def resolve_terms(
     stages: list[StageTerms] = []
     identities: list[str] = []
     refused = None
-    for stage in knowledge:
+    for written in knowledge:
+        stage, fields = _addressed(written, overrides, addresses)
         terms: list[tuple[str, Term]] = []
         for term in stage.terms:
             prefix = f"terms.{term_label(term)}."
@@ -81,8 +83,44 @@ def resolve_terms(
         if terms:
             terms.sort(key=lambda pair: pair[0])
             stages.append(replace(stage, terms=tuple(term for _, term in terms)))
-            identities += [*(identity for identity, _ in terms), canonical_json(stage.training)]
+            identities += [*(identity for identity, _ in terms), _said_of(stage)]
+            columns |= fields
+            acting |= fields.keys() & overrides.keys()
     return Objective(tuple(stages), "\n".join(identities), frozenset(acting), columns, refused)
+
+
+def _addressed(
+    stage: StageTerms, overrides: Mapping[str, Value], addresses: tuple[str, ...]
+) -> tuple[StageTerms, dict[str, Scalar]]:
+    """The stage with what its addresses override, and what each address came to."""
+    prefix = f"stages.{stage.name}."
+    mine = [path for path in addresses if stage.name and path.startswith(prefix)]
+    for path in mine:
+        if path not in overrides:
+            continue
+        field, *below = path.removeprefix(prefix).split(".")
+        value = overrides[path]
+        if field == "training":
+            stage = replace(stage, training=override(stage.training, below, value.written))
+        else:
+            stage = replace(stage, **{field: value.data})
+    columns = {
+        path: overrides[path].label if path in overrides else _said(stage, path.split(".")[2:])
+        for path in mine
+    }
+    return stage, columns
+
+
+def _said(stage: StageTerms, steps: list[str]) -> Scalar:
+    field, *below = steps
+    data = get_written(stage.training, below) if field == "training" else getattr(stage, field)
+    return scalar_label(data)
+
+
+def _said_of(stage: StageTerms) -> str:
+    """What a stage says beside its terms, as canonical JSON."""
+    data = stage.data.text if isinstance(stage.data, Text) else stage.data
+    return canonical_json([dict(stage.training), data, stage.teacher, stage.share])
 
 
 def _override(term: Term, fields: Mapping[str, Value]) -> Term:

@@ -154,7 +154,7 @@ class PointReader:
     def _read_predicate(self, data: object, *, at: Path) -> Any:  # noqa: ANN401
         known = [*FIXED_AXES, *SHAPE_PATHS, *self._axes.paths]
         if not self._axes.knows_terms and isinstance(data, dict):
-            known += [path for path in data if path.startswith("terms.")]
+            known += [path for path in data if path.startswith(("terms.", "stages."))]
         return read_predicate(data, at=at, known_paths=known, report=self._report)
 
     def _check_fills(self, axes: list[AxisMapping], when: list[WhenRule]) -> None:

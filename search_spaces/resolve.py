@@ -14,7 +14,7 @@ from .rules import Broken
 from .sections import SECTIONS, get_typed, override
 from .shape import Shape
 from .spec import Spec
-from .stages import stage_training
+from .stages import LengthError, Text, stage_trainings
 from .task import Task, Teacher
 from .training import Training
 from .tree import Scalar
@@ -55,7 +55,7 @@ class Resolver:
     def __init__(self, grid: Grid) -> None:
         self._paths = column_paths(grid)
         self._names = short_names(self._paths)
-        self._addresses = tuple(path for path in self._paths if path.startswith("terms."))
+        self._addresses = tuple(path for path in self._paths if _is_address(path))
         self._sections = {name: _Section(name, grid, self._paths) for name in SECTIONS}
         self._section_columns = [
             (path, self._names[path], section)
@@ -93,7 +93,10 @@ class Resolver:
             return Broken("terms", known.objective.refused)
         task, teacher, training = models
         shape, initialisation = point["shape"], point["initialisation"]
-        number, stages = self._stages(known, training)
+        try:
+            number, stages = self._stages(known, training)
+        except LengthError as error:
+            return Broken("length", str(error))
         rules_key = (
             id(task),
             id(teacher),
@@ -119,11 +122,14 @@ class Resolver:
         made = self._made_stages.get(key)
         if made is None:
             # Every part is checked already; checking a hundred thousand trials again takes seconds.
+            written = known.objective.stages
             stages = tuple(
-                Stage.model_construct(terms=each.terms, training=stage_training(training, each))
-                for each in known.objective.stages
+                Stage.model_construct(
+                    terms=each.terms, training=trained, data=each.data, teacher=each.teacher
+                )
+                for each, trained in zip(written, stage_trainings(training, written), strict=True)
             )
-            number = self._number(canonical_json([canonical_stage(stage) for stage in stages]))
+            number = self._number(_content(stages))
             made = self._made_stages[key] = number, self._interned_stages.setdefault(number, stages)
         return made
 
@@ -133,7 +139,7 @@ class Resolver:
 
     def acts(self, path: str) -> bool:
         """Whether an axis has changed a term so far; those of other things always act."""
-        is_filling = path in ("matching", "temperature") or path.startswith("terms.")
+        is_filling = path in ("matching", "temperature") or _is_address(path)
         return not is_filling or path in self._acting
 
     def _models(self, point: Point) -> tuple[Task, Teacher, Training] | Broken:
@@ -253,6 +259,20 @@ class _Section:
         except ValidationError as error:
             return Broken(self._name, str(error.errors()[0]["msg"]))
         return self._interned.setdefault(model, model)
+
+
+def _content(stages: tuple[Stage, ...]) -> str:
+    """Equal for stages that are spellings of one; what a text holds is not known here."""
+    return canonical_json(
+        [
+            (canonical_stage(stage), stage.data.text if isinstance(stage.data, Text) else None)
+            for stage in stages
+        ]
+    )
+
+
+def _is_address(path: str) -> bool:
+    return path.startswith(("terms.", "stages."))
 
 
 def _paths_with_several_values(grid: Grid) -> frozenset[str]:

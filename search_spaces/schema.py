@@ -6,13 +6,12 @@ from typing import Any
 from .axes import AxisValue
 from .documentation import field_help, models_below
 from .grid import Grid
+from .knowledge_reader import WrittenStage
 from .points import DEFAULTS, REQUIRED_AXES
 from .predicate import OPERATORS
 from .recipes import RECIPES
 from .sections import section_paths
-from .sentences import known_keys
 from .spec import LABEL_PATTERN
-from .training import Training
 
 Schema = dict[str, Any]
 
@@ -55,10 +54,14 @@ def grid_schema() -> Schema:
     """The schema that editors read to complete and check a grid."""
     schema = Grid.model_json_schema()
     values = AxisValue.model_json_schema()
-    definitions = {**schema.pop("$defs"), **values["$defs"]}
-    definitions["Axes"] = _axes({name: _bare(each) for name, each in values["properties"].items()})
+    stage = WrittenStage.model_json_schema()
+    definitions = {**schema.pop("$defs"), **values["$defs"], **stage.pop("$defs")}
+    definitions["WrittenStage"] = stage
+    bare = {name: _bare(each) for name, each in values["properties"].items()}
+    definitions["Axes"] = _axes(bare)
+    stage["properties"]["terms"] = {"anyOf": [_term(bare), _terms(bare)]}
     definitions["Predicate"] = _predicate()
-    for model in models_below(Grid, AxisValue):
+    for model in models_below(Grid, AxisValue, WrittenStage):
         said = schema if model is Grid else definitions.get(model.__name__, {})
         for name, help_text in field_help(model).items():
             if name in said.get("properties", {}):
@@ -76,8 +79,7 @@ def grid_schema() -> Schema:
 
 
 def _axes(values: dict[str, Schema]) -> Schema:
-    term = {"anyOf": [{"enum": _kinds(values["term"])}, values["term"]]}
-    terms = {"type": "array", "items": term, "minItems": 1}
+    term, terms = _term(values), _terms(values)
     labelled = {
         "type": "object",
         "properties": {"label": _label(), "terms": terms},
@@ -90,7 +92,7 @@ def _axes(values: dict[str, Schema]) -> Schema:
         if name != "knowledge"
     }
     recipes: Schema = {"enum": list(RECIPES), "description": "A published recipe."}
-    items["knowledge"] = {"anyOf": [*term["anyOf"], recipes, terms, labelled, _stages(terms)]}
+    items["knowledge"] = {"anyOf": [*term["anyOf"], recipes, terms, labelled, _stages()]}
     properties = {
         name: _list_of(items[name], help_text + _default_help(name))
         for name, help_text in _FIXED_HELP.items()
@@ -102,24 +104,23 @@ def _axes(values: dict[str, Schema]) -> Schema:
         "description": "Axes whose product is a set of points: path to list of values.",
         "properties": properties,
         "patternProperties": {
-            r"^terms\..+\..+$": _list_of(anything, "Values of a term's field, by its label.")
+            r"^terms\..+\..+$": _list_of(anything, "Values of a term's field, by its label."),
+            r"^stages\..+\..+$": _list_of(anything, "Values of a stage's field, by its name."),
         },
         "additionalProperties": False,
     }
 
 
-def _stages(terms: Schema) -> Schema:
-    training: Schema = {
-        "type": "object",
-        "propertyNames": {"enum": list(known_keys(Training))},
-        "description": "What the stage says of its training for itself.",
-    }
-    stage: Schema = {
-        "type": "object",
-        "properties": {"name": _label(), "terms": terms, "training": training},
-        "required": ["name", "terms"],
-        "additionalProperties": False,
-    }
+def _term(values: dict[str, Schema]) -> Schema:
+    return {"anyOf": [{"enum": _kinds(values["term"])}, values["term"]]}
+
+
+def _terms(values: dict[str, Schema]) -> Schema:
+    return {"type": "array", "items": _term(values), "minItems": 1}
+
+
+def _stages() -> Schema:
+    stage: Schema = {"$ref": "#/definitions/WrittenStage"}
     return {
         "type": "object",
         "properties": {"label": _label(), "stages": _list_of(stage, "One after the other.")},

@@ -31,17 +31,18 @@ _FILE_PATHS = ("task.path", "task.files.train", "task.files.select", "task.files
 @cache
 def section_paths() -> tuple[str, ...]:
     """Every dotted path of a section that may be an axis."""
-    found = [path for name, model in SECTIONS.items() for path in _paths_below(model, name)]
+    found = [path for name, model in SECTIONS.items() for path in paths_below(model, name)]
     return tuple(path for path in dict.fromkeys(found) if not path.startswith(_DECIDES_NOTHING))
 
 
-def _paths_below(model: type[BaseModel], prefix: str) -> list[str]:
+def paths_below(model: type[BaseModel], prefix: str) -> list[str]:
+    """The dotted path of every field of a model, and of models that are its fields."""
     paths = []
     for name, field in model.model_fields.items():
         path = f"{prefix}.{field.alias or name}"
         paths.append(path)
         for inner in models_in(field.annotation):
-            paths += _paths_below(inner, path)
+            paths += paths_below(inner, path)
     return paths
 
 
@@ -70,7 +71,12 @@ def absolute_path(path: str, value: object, base: FilePath) -> object:
         )
         if not is_local:
             return value
-    return str((base / local).resolve())
+    return local_path(value, base)
+
+
+def local_path(path: str, base: FilePath) -> str:
+    """A local file or folder, absolute."""
+    return str((base / FilePath(path).expanduser()).resolve())
 
 
 def override(data: Mapping[str, Any], steps: list[str], value: object) -> dict[str, Any]:
@@ -137,13 +143,14 @@ class Sections:
         self.written = written
         self.filled = filled
         """Paths that only axes give; `written` has their first values."""
-        self._base = base
+        self.base = base
+        """The folder that local paths are relative to."""
         self._known_errors = {name: self._errors(name, data) for name, data in written.items()}
 
     def read(self, path: str, data: object, *, at: Path, report: Report) -> Value | None:
         """A value of a section's axis, typed by the field it overrides."""
         name, *steps = path.split(".")
-        written = absolute_path(path, data, self._base)
+        written = absolute_path(path, data, self.base)
         model = SECTIONS[name]
         merged = override(self.written[name], steps, written)
         known = self._known_errors[name]

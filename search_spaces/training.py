@@ -18,7 +18,10 @@ class Training(Spec):
     learning_rate: Positive = 1e-4
     """The peak of the schedule."""
     epochs: Count = 3
-    """Passes over the training split; the last partial batch counts."""
+    """Passes over a stage's rows; the last partial batch counts."""
+    total_steps: Count | None = None
+    """Optimiser steps of all stages together, in place of `epochs`; a stage's `share` says how many
+    are its own."""
     batch_size: Count = 32
     """Rows of one optimiser step."""
     dropout: Share = 0.1

@@ -9,6 +9,7 @@ from .initialisation import Initialisation
 from .knowledge import Attentions, Term, inert_fields
 from .shape import Shape
 from .spec import Seed, Spec
+from .stages import StageData, StageTeacher, Text
 from .task import Task, Teacher
 from .training import Training
 
@@ -30,7 +31,11 @@ class Stage(Spec):
     terms: tuple[Term, ...]
     """Summands of the objective, in the order of their canonical form."""
     training: Training
-    """How this stage is optimised."""
+    """How this stage is optimised; `total_steps` are this stage's own."""
+    data: StageData = "task"
+    """What it trains on."""
+    teacher: StageTeacher = "fine_tuned"
+    """Who teaches."""
 
 
 class Trial(Spec):
@@ -45,10 +50,14 @@ class Trial(Spec):
 
 
 class Digests(NamedTuple):
-    """The content of what a trial reads: hexadecimal SHA-256 of a task's rows and of a teacher."""
+    """The content of what a trial reads, as hexadecimal SHA-256."""
 
     task: str
+    """Of the task's rows."""
     teacher: str
+    """Of what the teacher is made from."""
+    texts: tuple[str, ...] = ()
+    """Of what each stage trains on that has data of its own, in their order."""
 
 
 def canonical_json(value: object) -> str:
@@ -106,11 +115,20 @@ def canonical_initialisation(initialisation: Initialisation) -> str | Canonical:
 
 
 def canonical_stage(stage: Stage) -> Canonical:
-    """A stage's terms in canonical form, and its training without defaults."""
-    return {
+    """A stage's terms in canonical form, and its training without what does not act.
+
+    Data of its own are in the id by their content, so their place is left out.
+    """
+    idle = {"epochs"} if stage.training.total_steps is not None else set()
+    canonical: Canonical = {
         "terms": [canonical_term(term) for term in stage.terms],
-        "training": stage.training.model_dump(mode="json", exclude_defaults=True),
+        "training": stage.training.model_dump(mode="json", exclude_defaults=True, exclude=idle),
     }
+    if stage.data != "task":
+        canonical["data"] = "text" if isinstance(stage.data, Text) else stage.data
+    if stage.teacher != "fine_tuned":
+        canonical["teacher"] = stage.teacher
+    return canonical
 
 
 def canonical_trial(trial: Trial) -> Canonical:
@@ -127,16 +145,30 @@ def trial_id(trial: Trial, digests: Digests) -> str:
     return digest(_identity(trial, digests) | {"seed": trial.seed})[:16]
 
 
+def stage_id(trial: Trial, digests: Digests, *, num_stages: int) -> str:
+    """The id of what a trial is after its first stages; trials that begin alike share it."""
+    begun = first_stages(trial, num_stages)
+    texts = digests.texts[: sum(stage.data != "task" for stage in begun.stages)]
+    identity = _identity(begun, digests._replace(texts=texts))
+    return digest(identity | {"seed": trial.seed, "what": "stage"})[:16]
+
+
+def first_stages(trial: Trial, num_stages: int) -> Trial:
+    """The trial as far as the end of its first stages."""
+    return trial.model_copy(update={"stages": trial.stages[:num_stages]})
+
+
 def group_id(trial: Trial, digests: Digests) -> str:
     """The id that trials share which differ in their seed alone."""
     return digest(_identity(trial, digests))[:16]
 
 
 def _identity(trial: Trial, digests: Digests) -> Canonical:
-    return {
+    identity = {
         "id_version": ID_VERSION,
         "loop_version": LOOP_VERSION,
         "trial": canonical_trial(trial),
         "task": digests.task,
         "teacher": digests.teacher,
     }
+    return identity | ({"texts": list(digests.texts)} if digests.texts else {})
