@@ -17,16 +17,16 @@ def fingerprint(error: str) -> str:
     return hashlib.sha256(alike.encode()).hexdigest()[:8]
 
 
-def group_failures(trials: pd.DataFrame, teachers: pd.DataFrame) -> pd.DataFrame:
+def group_failures(**frames: pd.DataFrame) -> pd.DataFrame:
     """One row for each class and fingerprint of what has failed, the most frequent first.
 
     `first` is the id of the earliest, and `error` its last lines.
+
+    Args:
+        frames: By what they are of: `trial`, `stage` or `teacher`.
     """
     work = pd.concat(
-        [
-            trials.assign(what="trial", first=trials["trial_id"]),
-            teachers.assign(what="teacher", first=teachers["teacher_id"]),
-        ]
+        [frame.assign(what=what, first=frame[f"{what}_id"]) for what, frame in frames.items()]
     )
     failed = work[work["status"] == "failed"].sort_values(["ended", "first"])
     failed = failed.assign(

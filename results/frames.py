@@ -55,6 +55,13 @@ def teachers_frame(snapshot: Snapshot) -> pd.DataFrame:
     return _with_values(columns, snapshot, planned)
 
 
+def stages_frame(snapshot: Snapshot) -> pd.DataFrame:
+    """One row for each stage of the current plan that several trials begin with."""
+    planned = _planned(snapshot, "stage", include_inactive=False)
+    columns = {"stage_id": _plain(planned["id"]), **_standing(snapshot, planned)}
+    return _with_values(columns, snapshot, planned)
+
+
 def _task_name(task: Mapping[str, Any]) -> str | None:
     """What a task is called; one of local files by that of its rows to train on."""
     name, files = task.get("name"), task.get("files")

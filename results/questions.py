@@ -20,7 +20,7 @@ from .columns import (
 )
 from .curves import counted_attempt, long_frame, select_rows, trial_curves, wide_frame
 from .failures import group_failures
-from .frames import planned_axes, teachers_frame, trials_frame
+from .frames import planned_axes, stages_frame, teachers_frame, trials_frame
 from .predictions import read_predictions
 from .query import aggregate, best_groups, best_trials, pivot
 from .schema import Damaged
@@ -76,6 +76,11 @@ class Results:
     def teachers(self) -> pd.DataFrame:
         """One row a teacher, whatever its status."""
         return self._teachers.copy()
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """One row for each stage that several trials begin with and that is trained once."""
+        return self._stages.copy()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -139,8 +144,8 @@ class Results:
         return frame
 
     def failures(self) -> pd.DataFrame:
-        """Failed trials and teachers by class and by what their errors have in common."""
-        return group_failures(self._trials, self._teachers)
+        """Failed trials, stages and teachers by class and by what their errors have in common."""
+        return group_failures(trial=self._trials, stage=self._stages, teacher=self._teachers)
 
     def best(
         self,
@@ -250,6 +255,10 @@ class Results:
     def _teachers(self) -> pd.DataFrame:
         return teachers_frame(self._snapshot)
 
+    @cached_property
+    def _stages(self) -> pd.DataFrame:
+        return stages_frame(self._snapshot)
+
     def _metric(self, metric: str, *, split: Split, which: Which) -> str:
         return metric_column(
             tuple(self._trials.columns),
@@ -285,7 +294,7 @@ class Results:
         if trials is None:
             return tuple(known)
         ids = (trials,) if isinstance(trials, str) else tuple(dict.fromkeys(trials))
-        every = {*known, *self._teachers["teacher_id"]}
+        every = {*known, *self._teachers["teacher_id"], *self._stages["stage_id"]}
         unknown = [id for id in ids if id not in every]
         if unknown:
             raise UnknownTrialError(unknown, every)

@@ -13,7 +13,8 @@ SCHEMA_VERSION = 1
 """Raised when a column changes its meaning or type; adding columns does not raise it."""
 
 AttemptStatus = Literal["completed", "failed", "interrupted"]
-Work = Literal["teacher", "trial"]
+Work = Literal["teacher", "stage", "trial"]
+"""What a sweep does; a `stage` is what several trials begin with, trained once."""
 
 ID = re.compile(r"[0-9a-f]{8,64}")
 SPLIT = re.compile(r"[a-z]{1,32}")
@@ -43,13 +44,13 @@ class Damaged(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One planned teacher or trial, or one point that was skipped.
+    """One planned piece of work, or one point that was skipped.
 
     The rows of a plan stand in the order of the grid's points, skipped ones in their place: the
     order in which an axis' values first appear is the order in which tables list them.
     """
 
-    what: Literal["teacher", "trial", "skipped"]
+    what: Literal["teacher", "stage", "trial", "skipped"]
     id: str | None
     """None for a skipped point, and only for that."""
     group_id: str | None

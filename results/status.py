@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pyarrow.compute as pc
 
 from .outcome import STATUSES, Outcome, Status
+from .schema import Work
 from .snapshot import Snapshot, take_snapshot
 from .store import Store
 from .tables import take
@@ -30,10 +31,12 @@ class Summary:
     """Trials of the current plan by status; every status is named."""
     teachers: Mapping[Status, int]
     """The same for teachers."""
+    stages: Mapping[Status, int]
+    """The same for stages that several trials begin with."""
     failed_by_class: Mapping[str, int]
-    """Failed trials and teachers by failure class, the most frequent first."""
+    """What failed, by failure class, the most frequent first."""
     running: tuple[str, ...]
-    """Ids of the trials and teachers that a living launch is working on."""
+    """Ids of what a living launch is working on."""
     trials_per_hour: float | None
     """Completed in the newest launch that completed any; None before that."""
     seconds_left: float | None
@@ -55,7 +58,7 @@ def summary(store: Store) -> Summary:
             snapshot.outcomes[id]
             for id in snapshot.plan.filter(pc.equal(snapshot.plan["what"], what))["id"].to_pylist()
         ]
-        for what in ("trial", "teacher")
+        for what in get_args(Work)
     }
     counts = _counts(outcomes["trial"])
     rate = pace(
@@ -67,7 +70,8 @@ def summary(store: Store) -> Summary:
         name=store.folder.name,
         counts=counts,
         teachers=_counts(outcomes["teacher"]),
-        failed_by_class=_failures([*outcomes["trial"], *outcomes["teacher"]], snapshot),
+        stages=_counts(outcomes["stage"]),
+        failed_by_class=_failures([each for of in outcomes.values() for each in of], snapshot),
         running=tuple(sorted(snapshot.running)),
         trials_per_hour=rate and rate.trials_per_hour,
         seconds_left=rate and rate.seconds_left,

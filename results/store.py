@@ -22,6 +22,7 @@ _FOLDERS = (
     "grids",
     "plan",
     "teachers",
+    "stages",
     "attempts",
     "history",
     "predictions",
@@ -106,6 +107,11 @@ class Store:
         """Where a prepared teacher lies."""
         check_id(digest)
         return self.folder / "teachers" / digest
+
+    def stage_folder(self, id: str) -> Path:
+        """Where lies what several trials begin with."""
+        check_id(id)
+        return self.folder / "stages" / id
 
     def student_folder(self, id: str) -> Path:
         """Where a kept student lies."""

@@ -24,6 +24,8 @@ class ModelFacts(NamedTuple):
     type_vocab_size: int
     num_labels: int | None = None
     """Classes of its head; None: it has none, or its file does not say."""
+    has_language_head: bool | None = None
+    """Whether it was saved with a head for masked language modelling; None: unknown."""
 
 
 class TaskFacts(NamedTuple):
@@ -67,18 +69,24 @@ def read_config(path: Path) -> ModelFacts | None:
     return _model_facts(config) if isinstance(config, dict) else None
 
 
+_LANGUAGE_MODELS = frozenset({"BertForMaskedLM", "BertForPreTraining"})
+"""Classes of checkpoints that hold a head for masked language modelling."""
+
+
 def _model_facts(config: Mapping[str, Any]) -> ModelFacts | None:
     sizes = {
         name: config.get(name, 2 if name == "type_vocab_size" else None)
         for name in ModelFacts._fields
-        if name not in ("model_type", "num_labels")
+        if name not in ("model_type", "num_labels", "has_language_head")
     }
     if not all(isinstance(size, int) for size in sizes.values()):
         return None
     labels = config.get("id2label")
+    saved_as = config.get("architectures")
     return ModelFacts(
         model_type=str(config.get("model_type", "")),
         num_labels=len(labels) if isinstance(labels, dict) else None,
+        has_language_head=None if not saved_as else not _LANGUAGE_MODELS.isdisjoint(saved_as),
         **{name: int(size or 0) for name, size in sizes.items()},
     )
 

@@ -4,7 +4,7 @@ Notation of the docstrings: S and T stand for student and teacher, z for logits,
 softmax, h for hidden states; L_S and L_T are the depths.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
@@ -151,6 +151,39 @@ class SoftLogits(_Term):
     def is_softened(self) -> bool:
         """Whether a temperature divides the logits."""
         return self.distance != "mse" and not isinstance(self.distance, AnnealedMse)
+
+
+class MaskedLabels(_Term):
+    """Masked language modelling: the student guesses hidden tokens.
+
+    Formula: -log p_S[true token], mean over the hidden tokens of a batch, in nats. A stage with
+    such a term hides 15 % of each row's tokens from both models, at least one, drawn with the seed
+    anew in each step: 80 % of them behind the mask token, 10 % behind a random one, 10 % not at
+    all. The student guesses with a head of the stage's own (a map, GELU, LayerNorm, and the word
+    embeddings for an output), which is not exported.
+    Needs: no teacher and no labels; a tokenizer with a mask token.
+    Paper: Devlin et al., BERT, 2019, arXiv:1810.04805, section 3.1 and appendix A.1.
+    """
+
+    kind: Literal["masked_labels"]
+
+
+class MaskedLogits(_Term):
+    """What a masked language model expects behind hidden tokens, softened by a temperature.
+
+    Formula: with p = softmax(z / temperature) over the vocabulary: KL(p_T || p_S), mean over the
+    hidden tokens of a batch, in nats, times temperature**2. Tokens are hidden as for
+    `masked_labels`.
+    Needs: a stage with `teacher: pretrained`, and a teacher with a head for masked language
+    modelling: one from its checkpoint, or one that `teacher.language_head` trains.
+    Paper: Sanh et al., DistilBERT, 2019, arXiv:1910.01108, section 2, there over all tokens.
+    """
+
+    kind: Literal["masked_logits"]
+    temperature: Positive | None = None
+    """Divides both models' logits before the softmax; what the axis `temperature` fills."""
+    temperature_squared: bool = True
+    """Whether temperature**2 multiplies the divergence."""
 
 
 # Hidden states
@@ -383,6 +416,8 @@ class Cc(LayerTerm):
 Term = Annotated[
     HardLabels
     | SoftLogits
+    | MaskedLabels
+    | MaskedLogits
     | HiddenStates
     | Gram
     | TokenSimilarity
@@ -420,6 +455,20 @@ def term_label(term: Term) -> str:
 LEAST_ROWS = 3
 """A batch of fewer rows has no relation between rows to speak of: angles need three, and of two
 rows each picks the other."""
+
+
+def reads_labels(term: Term) -> bool:
+    """Whether a term reads the labels of its rows."""
+    match term:
+        case HardLabels() | SoftLogits(distance=Dkd()):
+            return True
+        case _:
+            return False
+
+
+def hides_tokens(terms: Iterable[Term]) -> bool:
+    """Whether a stage of these terms hides tokens from both models."""
+    return any(isinstance(term, MaskedLabels | MaskedLogits) for term in terms)
 
 
 def couples_rows(term: Term) -> bool:

@@ -18,6 +18,8 @@ from .knowledge import (
     HiddenStates,
     LayerRelations,
     LayerTerm,
+    MaskedLabels,
+    MaskedLogits,
     Pkt,
     Projection,
     Relations,
@@ -45,8 +47,9 @@ from .matching import (
 from .schedules import followed
 from .sizes import Sizes
 
-FeatureKind = Literal["logits", "hidden_states", "attentions", "queries", "keys", "values"]
-"""What a model shows of itself; `attentions` are scores before mask and softmax."""
+FeatureKind = Literal["logits", "words", "hidden_states", "attentions", "queries", "keys", "values"]
+"""What a model shows of itself; `words` are logits over the vocabulary at the hidden tokens,
+`attentions` scores before mask and softmax."""
 
 Side = Literal["student", "teacher"]
 
@@ -56,10 +59,11 @@ class Feature(NamedTuple):
 
     kind: FeatureKind
     layer: int
-    """Blocks are counted from 1; 0 is the embedding output, and stands for logits."""
+    """Blocks are counted from 1; 0 is the embedding output, and stands for logits and words."""
 
 
 LOGITS = Feature("logits", 0)
+WORDS = Feature("words", 0)
 
 
 class Misfit(NamedTuple):
@@ -106,8 +110,8 @@ class ResolvedTerm:
     def reads(self, side: Side) -> frozenset[Feature]:
         """The features of one model that the term reads."""
         kinds = _kinds_read(self.term, side)
-        if kinds == ("logits",):
-            return frozenset({LOGITS})
+        if not matches_layers(self.term):
+            return frozenset(Feature(kind, 0) for kind in kinds)
         layers = {getattr(pair, side) for pair in self.pairs}
         return frozenset(Feature(kind, layer) for kind in kinds for layer in layers)
 
@@ -225,7 +229,12 @@ def matches_layers(term: Term) -> TypeGuard[LayerTerm]:
 
 def uses_teacher(term: Term) -> bool:
     """Whether a term reads the teacher's outputs."""
-    return not isinstance(term, HardLabels)
+    return bool(_kinds_read(term, "teacher"))
+
+
+def reads_teachers_answers(term: Term) -> bool:
+    """Whether a term reads the teacher's logits, which mean nothing before it knows the task."""
+    return "logits" in _kinds_read(term, "teacher")
 
 
 def trains_head(term: Term) -> bool:
@@ -260,6 +269,10 @@ def _kinds_read(term: Term, side: Side) -> tuple[FeatureKind, ...]:
             return ("logits",) if side == "student" else ()
         case SoftLogits():
             return ("logits",)
+        case MaskedLabels():
+            return ("words",) if side == "student" else ()
+        case MaskedLogits():
+            return ("words",)
         case Rkd(of="logits") | Sp(of="logits") | Pkt(of="logits") | Cc(of="logits"):
             return ("logits",)
         case HiddenStates() | Gram() | TokenSimilarity() | Cka():
@@ -312,7 +325,11 @@ def _misfits(
         case HardLabels():
             if student.num_labels is not None and student.num_labels < 2:
                 yield _one_class("kind")
+        case MaskedLogits():
+            yield from _temperature_misfits(term)
         case TokenSimilarity() | Cka() | WordRelations() | Rkd() | Sp() | Pkt() | Cc():
+            return
+        case MaskedLabels():
             return
         case _:
             assert_never(term)
@@ -322,9 +339,14 @@ def _one_class(field: str) -> Misfit:
     return Misfit("classes", field, "needs two classes; the task has one", "Use `distance: mse`.")
 
 
-def _soft_misfits(term: SoftLogits, *, student: Sizes, teacher: Sizes) -> Iterator[Misfit]:
-    if term.is_softened and term.temperature is None:
+def _temperature_misfits(term: SoftLogits | MaskedLogits) -> Iterator[Misfit]:
+    if term.temperature is None:
         yield Misfit("temperature", "temperature", "is missing", "Give a number above 0.")
+
+
+def _soft_misfits(term: SoftLogits, *, student: Sizes, teacher: Sizes) -> Iterator[Misfit]:
+    if term.is_softened:
+        yield from _temperature_misfits(term)
     if None in (student.num_labels, teacher.num_labels):
         return
     if student.num_labels != teacher.num_labels:

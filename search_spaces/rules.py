@@ -6,9 +6,24 @@ from typing import NamedTuple
 
 from .facts import ModelFacts, TaskFacts
 from .initialisation import Initialisation, TeacherLayers, source_layers
-from .knowledge import LEAST_ROWS, Attentions, SoftLogits, Term, couples_rows, term_label
+from .knowledge import (
+    LEAST_ROWS,
+    Attentions,
+    MaskedLogits,
+    SoftLogits,
+    Term,
+    couples_rows,
+    reads_labels,
+    term_label,
+)
 from .matching import MatchingError
-from .resolution import MisfitError, matches_layers, resolve_terms, trains_head
+from .resolution import (
+    MisfitError,
+    matches_layers,
+    reads_teachers_answers,
+    resolve_terms,
+    trains_head,
+)
 from .shape import Shape
 from .sizes import trial_sizes
 from .task import Task, Teacher
@@ -97,6 +112,7 @@ def _broken(subject: Subject) -> Iterator[Broken]:
     if subject.task_facts is not None:
         yield from _classes(subject, subject.task_facts)
     yield from _teacher_state(subject)
+    yield from _stages(subject)
     if subject.model is not None:
         yield from _length(subject, subject.model)
         yield from _terms(subject, subject.model)
@@ -145,6 +161,45 @@ def _teacher_state(subject: Subject) -> Iterator[Broken]:
         )
     if initialisation.head == "copy":
         yield Broken("initialisation", "`head: copy` needs `from: fine_tuned`")
+
+
+def _stages(subject: Subject) -> Iterator[Broken]:
+    for stage in subject.stages:
+        if stage.teacher == "pretrained" and subject.teacher.fine_tune is None:
+            yield Broken(
+                "teacher",
+                "`teacher: pretrained` needs a teacher with `fine_tune`: this one comes fine-tuned",
+            )
+        for term in stage.terms:
+            name = f"`{term_label(term)}`"
+            if stage.data != "task" and reads_labels(term):
+                data = stage.data if isinstance(stage.data, str) else "text"
+                yield Broken("labels", f"{name} reads labels, and a stage's data `{data}` has none")
+            if stage.teacher == "pretrained" and reads_teachers_answers(term):
+                yield Broken(
+                    "teacher",
+                    f"{name} reads the teacher's logits, which mean nothing before it has learned "
+                    "the task; leave out `teacher: pretrained`",
+                )
+            if isinstance(term, MaskedLogits):
+                yield from _language_head(subject, stage, name)
+
+
+def _language_head(subject: Subject, stage: Stage, name: str) -> Iterator[Broken]:
+    if stage.teacher != "pretrained":
+        yield Broken(
+            "language head",
+            f"{name} reads a head that belongs to the pre-trained teacher; write `teacher: "
+            "pretrained` in its stage",
+        )
+    known = subject.model.has_language_head if subject.model is not None else None
+    if known is False and subject.teacher.language_head is None:
+        yield Broken(
+            "language head",
+            f"{name} needs a teacher with a head for masked language modelling, and "
+            f"`{subject.teacher.model}` has none; train one with `teacher.language_head: {{text: "
+            "FILE}`, or compare hidden states or relations, which need no head",
+        )
 
 
 def _length(subject: Subject, model: ModelFacts) -> Iterator[Broken]:

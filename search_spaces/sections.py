@@ -25,7 +25,13 @@ _DECIDES_NOTHING = "teacher.floor"
 _REQUIRED_PATHS = ("task.name", "task.files", "task.files.train", "task.text", "teacher.model")
 """What a section needs and axes may give in its place."""
 
-_FILE_PATHS = ("task.path", "task.files.train", "task.files.select", "task.files.report")
+_FILE_PATHS = (
+    "task.path",
+    "task.files.train",
+    "task.files.select",
+    "task.files.report",
+    "teacher.language_head.text",
+)
 
 
 @cache
@@ -49,14 +55,11 @@ def paths_below(model: type[BaseModel], prefix: str) -> list[str]:
 def make_absolute(section: str, written: Mapping[str, Any], base: FilePath) -> dict[str, Any]:
     """A section's data with the paths of local files and folders made absolute."""
     data = dict(written)
-    if section == "task":
-        for path in _FILE_PATHS:
-            steps = path.split(".")[1:]
-            value = get_written(data, steps)
-            if isinstance(value, str):
-                data = override(data, steps, absolute_path(path, value, base))
-    elif section == "teacher" and isinstance(data.get("model"), str):
-        data["model"] = absolute_path("teacher.model", data["model"], base)
+    for path in (*_FILE_PATHS, "teacher.model"):
+        name, *steps = path.split(".")
+        value = get_written(data, steps) if name == section else None
+        if isinstance(value, str):
+            data = override(data, steps, absolute_path(path, value, base))
     return data
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from .spec import Length, ProperShare, Seed, Spec
-from .training import FineTune, Floor, Limit
+from .training import FineTune, Floor, LanguageHead, Limit
 
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 
@@ -90,5 +90,8 @@ class Teacher(Spec):
     """The model's full commit on the hub."""
     fine_tune: FineTune | None = None
     """How it learns the task before the trials; absent: it already has a head for this task."""
+    language_head: LanguageHead | None = None
+    """For stages that read what the pre-trained teacher expects behind hidden tokens, where its
+    checkpoint has no head for that."""
     floor: Floor | None = None
     """Below this no trial starts. Part of no id."""

@@ -58,6 +58,24 @@ class FineTune(Spec):
     """Of the new head, the data order and dropout."""
 
 
+class LanguageHead(Spec):
+    """How a pre-trained teacher gets a head for masked language modelling, once, before the trials.
+
+    Its encoder stays as it is; only the head learns.
+    """
+
+    text: str
+    """The text it learns from: a file as for `data: {text: FILE}` of a stage."""
+    epochs: Count = 1
+    """Passes over the text."""
+    learning_rate: Positive = 1e-3
+    """The peak of the schedule."""
+    batch_size: Count = 32
+    """Rows of one optimiser step."""
+    seed: Seed = 0
+    """Of the head, the data order and the hidden tokens."""
+
+
 class Limit(Spec):
     """How many rows of a split are used, drawn with a seed and stratified by label."""
 

@@ -4,6 +4,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from ..results.schema import PlanRow
 from ..results.store import Store
@@ -44,7 +45,7 @@ class Dispatch:
         keep = self._grid.keep
         return Work(
             store=self._sweep.folder.resolve(),
-            what="teacher" if row.what == "teacher" else "trial",
+            what=_what(row),
             id=id,
             group_id=str(row.group_id),
             epoch=self._epoch,
@@ -57,7 +58,13 @@ class Dispatch:
             keep_students=keep.students != "none",
             keep_predictions=keep.predictions,
             parent=_newest_checkpointed(self._sweep, id),
+            begin=next((i for i in row.depends_on if self._planned[i].what == "stage"), None),
         )
+
+
+def _what(row: PlanRow) -> Literal["teacher", "stage", "trial"]:
+    assert row.what != "skipped", "a skipped point is no work"
+    return row.what
 
 
 def _attempts_begun(sweep: Store, id: str) -> list[tuple[int, int]]:

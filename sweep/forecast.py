@@ -20,7 +20,7 @@ from ..search_spaces.shape import (
     encoder_parameters,
     forward_flops_per_token,
 )
-from ..search_spaces.trial import Trial
+from ..search_spaces.trial import Stage, Trial
 from .folder import check_folder
 from .planning import Content, ContentFacts
 from .words import count
@@ -112,9 +112,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
     try:
         plan = expand(grid, facts)
         ids = tuple(
-            identify(
-                planned.trial, content.digests(planned.trial.task, planned.trial.teacher)
-            ).trial
+            identify(planned.trial, content.of_trial(planned.trial)).trial
             for planned in plan.trials
         )
     except UnreachableError as error:
@@ -233,8 +231,17 @@ def _training_flops(trial: Trial, facts: Facts) -> float | None:
         return None
     length = trial.task.max_length
     per_token = forward_flops_per_token(trial.shape, sequence_length=length)
-    tokens = known.train_rows * length * sum(stage.training.epochs for stage in trial.stages)
-    return float(BACKWARD * per_token * tokens)
+    rows = [_rows_seen(stage, known.train_rows) for stage in trial.stages]
+    if None in rows:
+        return None
+    return float(BACKWARD * per_token * length * sum(each for each in rows if each is not None))
+
+
+def _rows_seen(stage: Stage, train_rows: int) -> int | None:
+    """Rows that the steps of a stage see, with repetition; None where its text is not counted."""
+    if stage.training.total_steps is not None:
+        return stage.training.total_steps * stage.training.batch_size
+    return train_rows * stage.training.epochs if stage.data == "task" else None
 
 
 def _parameters(trial: Trial, facts: Facts) -> int:

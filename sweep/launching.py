@@ -13,6 +13,7 @@ from ..results.store import Store
 from ..search_spaces import expand, load_grid, read_grid
 from ..search_spaces.errors import DataError, InputError, Problem
 from ..search_spaces.grid import Grid
+from ..search_spaces.stages import Text
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
 from .dispatch import Dispatch
@@ -27,7 +28,7 @@ from .progress import Progress
 from .students import keep_best_student
 from .watch import Watch
 from .words import named, where_ids_are
-from .work import Outcome, Pinned, Work, remove_checkpoints
+from .work import Config, Outcome, Pinned, Work, remove_checkpoints
 
 RAY = Choice()
 STDERR = Console(stderr=True, soft_wrap=True)
@@ -163,10 +164,7 @@ def check_content(rows: Sequence[PlanRow]) -> None:
     """
     content = Content()
     problems = []
-    for row in rows:
-        if row.what != "teacher":
-            continue
-        config = config_of(row)
+    for config in _distinct_content(rows):
         now = content.digests(config.task, config.teacher)
         if now.task != config.task_digest:
             files = config.task.files
@@ -174,8 +172,28 @@ def check_content(rows: Sequence[PlanRow]) -> None:
             problems.append(_changed(place, "the task's rows have"))
         elif now.teacher != config.teacher_digest:
             problems.append(_changed(config.teacher.model, "the teacher has"))
+        elif config.trial is not None:
+            stages = [stage for stage in config.trial.stages if stage.data != "task"]
+            texts = content.texts(config.trial)
+            for stage, text, planned in zip(stages, texts, config.text_digests, strict=True):
+                if text != planned:
+                    place = stage.data.text if isinstance(stage.data, Text) else stage.data
+                    problems.append(_changed(place, "a stage's text has"))
     if problems:
         raise DataError(problems)
+
+
+def _distinct_content(rows: Sequence[PlanRow]) -> Iterator[Config]:
+    """Teachers, and of trials whose stages read text of their own one for each."""
+    seen: set[tuple[str, ...]] = set()
+    for row in rows:
+        if row.what == "teacher":
+            yield config_of(row)
+        elif row.what == "trial" and '"text_digests":[]' not in str(row.config_json):
+            config = config_of(row)
+            if config.text_digests not in seen:
+                seen.add(config.text_digests)
+                yield config
 
 
 def _changed(path: str, subject: str) -> Problem:
@@ -243,7 +261,7 @@ def _run(
         console,
         done_before=len(done & trials),
         names=names,
-        teachers=planned.keys() - trials,
+        others={id: row.what for id, row in planned.items() if row.what != "trial"},
         quiet=quiet,
     )
     drain = Drain(agenda, lock, progress.tell)
@@ -340,12 +358,16 @@ def _values(attempts: Sequence[Attempt], id: str) -> Mapping[str, object]:
 def _wanted(
     planned: Mapping[str, PlanRow], done: set[str], only: frozenset[str] | None
 ) -> list[PlanRow]:
-    """What is still to do; with `only`, those trials and the teachers that they need."""
-    todo = [row for id, row in planned.items() if id not in done]
-    if only is None:
-        return todo
-    needed = {id for row in todo if row.id in only for id in row.depends_on}
-    return [row for row in todo if row.id in only or row.id in needed]
+    """What is still to do: trials, with `only` those alone, and whatever they depend on."""
+    wanted = {
+        id for id, row in planned.items() if (row.what == "trial" if only is None else id in only)
+    } - done
+    reached = list(wanted)
+    while reached:
+        needed = set(planned[reached.pop()].depends_on) - done - wanted
+        wanted |= needed
+        reached += needed
+    return [row for id, row in planned.items() if id in wanted]
 
 
 def _chosen(

@@ -1,20 +1,27 @@
 """A grid becomes planned work: points, the content they read, ids, and what depends on what."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from ..results.schema import PlanRow
 from ..search_spaces.errors import DataError, Problem
 from ..search_spaces.expansion import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
 from ..search_spaces.ids import Identifier, TrialIds
-from ..search_spaces.knowledge import term_label
+from ..search_spaces.knowledge import hides_tokens, term_label
 from ..search_spaces.resolution import Feature, resolve_term
 from ..search_spaces.sizes import trial_sizes
+from ..search_spaces.stages import Text
 from ..search_spaces.task import Task, Teacher
-from ..search_spaces.trial import Digests, Trial
+from ..search_spaces.tree import Scalar
+from ..search_spaces.trial import Digests, Trial, first_stages, stage_id
+from ..trainers.rows import digest_texts
 from ..trainers.sources import check_classes, locate_teacher, teacher_digest
 from ..trainers.tasks import TaskData, load_task, task_digest
+from ..trainers.texts import unlabelled_texts
 from .words import LISTED, count
 from .work import Config
 
@@ -31,6 +38,7 @@ class Content:
         self._fetch = fetch
         self._tasks: dict[Task, tuple[TaskData, str]] = {}
         self._digests: dict[tuple[Task, Teacher], Digests] = {}
+        self._texts: dict[tuple[Task, Text | str], str] = {}
 
     def task(self, task: Task) -> tuple[TaskData, str]:
         """A task's rows and their digest.
@@ -59,6 +67,34 @@ class Content:
                 check_classes(source, data, teacher)
             self._digests[key] = Digests(of_task, teacher_digest(teacher, source, data, task))
         return self._digests[key]
+
+    def of_trial(self, trial: Trial) -> Digests:
+        """What a trial reads: its task, its teacher, and the texts of its stages.
+
+        Raises:
+            DataError: Rows or texts are missing or wrong.
+            TeacherError: The teacher is unknown or does not fit.
+        """
+        digests = self.digests(trial.task, trial.teacher)
+        texts = self.texts(trial)
+        return digests._replace(texts=texts) if texts else digests
+
+    def texts(self, trial: Trial) -> tuple[str, ...]:
+        """The digest of what each stage trains on that has text of its own, in their order.
+
+        Raises:
+            DataError: The text is missing or wrong.
+        """
+        return tuple(
+            [self._text(trial.task, stage.data) for stage in trial.stages if stage.data != "task"]
+        )
+
+    def _text(self, task: Task, wanted: Text | str) -> str:
+        key = task, wanted
+        if key not in self._texts:
+            data, _ = self.task(task)
+            self._texts[key] = digest_texts(unlabelled_texts(data, wanted))
+        return self._texts[key]
 
 
 def _check_files(task: Task) -> None:
@@ -98,23 +134,70 @@ class ContentFacts:
 
 
 def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
-    """Everything planned: teachers, then trials with one teacher side by side, then skipped points.
+    """Everything planned: teachers, stages that several trials begin with, trials, skipped points.
 
-    A lane that trains them in this order rarely changes its teacher or task.
+    A lane that does it in this order rarely changes its teacher or task.
     """
     teachers: dict[str, PlanRow] = {}
     trials: dict[str, PlanRow] = {}
+    begun = Begun()
     identify = Identifier().identify
     for planned in plan.trials:
-        trial = planned.trial
-        digests = content.digests(trial.task, trial.teacher)
-        teachers.setdefault(digests.teacher, _teacher_row(trial, digests))
-        ids = identify(trial, digests)
+        digests = content.of_trial(planned.trial)
+        teachers.setdefault(digests.teacher, _teacher_row(planned.trial, digests))
+        ids = identify(planned.trial, digests)
         if ids.trial not in trials:
-            trials[ids.trial] = _trial_row(planned, digests, ids)
+            trials[ids.trial] = _work_row("trial", planned, digests, ids=ids)
+            begun.add(ids.trial, planned, digests)
     place = {row.id: n for n, row in enumerate(teachers.values())}
-    ordered = sorted(trials.values(), key=lambda row: place[row.depends_on[0]])
-    return (*teachers.values(), *ordered, *map(_skipped_row, plan.skipped))
+    ordered = sorted(
+        (_after(row, begun.before(str(row.id))) for row in trials.values()),
+        key=lambda row: place[row.depends_on[0]],
+    )
+    return (*teachers.values(), *begun.rows(), *ordered, *map(_skipped_row, plan.skipped))
+
+
+class Begun:
+    """The first stages of a plan's trials, and which of them several trials share."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[PlannedTrial, Digests]] = {}
+        """By a stage's id: the first trial that begins so."""
+        self._begins: dict[str, tuple[str, ...]] = {}
+        """By the id of a trial or stage: of what it is after one stage, after two, ..."""
+        self._uses: Counter[str] = Counter()
+
+    def add(self, id: str, planned: PlannedTrial, digests: Digests) -> None:
+        """Count the stages with which a trial begins."""
+        trial = planned.trial
+        numbers = range(1, len(trial.stages))
+        stages = tuple([stage_id(trial, digests, num_stages=number) for number in numbers])
+        self._begins[id] = stages
+        for number, stage in enumerate(stages):
+            self._first.setdefault(stage, (planned, digests))
+            self._begins[stage] = stages[:number]
+        self._uses.update(stages)
+
+    def before(self, id: str) -> str | None:
+        """The longest beginning that a trial shares with another; None where there is none."""
+        return next((each for each in reversed(self._begins[id]) if self._uses[each] > 1), None)
+
+    def rows(self) -> Iterator[PlanRow]:
+        """A row for each beginning with which some trial goes on, shorter ones first.
+
+        One that only leads to a longer one is no row of its own: nobody else goes on from it.
+        """
+        trials = [id for id in self._begins if id not in self._first]
+        shared = dict.fromkeys(before for id in trials if (before := self.before(id)))
+        for id in sorted(shared, key=lambda id: len(self._begins[id])):
+            planned, digests = self._first[id]
+            row = _stage_row(id, planned, digests, num_stages=len(self._begins[id]) + 1)
+            shorter = [each for each in self._begins[id] if each in shared]
+            yield _after(row, shorter[-1] if shorter else None)
+
+
+def _after(row: PlanRow, stage: str | None) -> PlanRow:
+    return row if stage is None else replace(row, depends_on=(*row.depends_on, stage))
 
 
 def nothing_to_train(grid_file: Path, plan: Plan) -> Problem:
@@ -143,6 +226,8 @@ def reads(trials: Iterable[Trial], model: ModelFacts) -> tuple[Feature, ...]:
     for trial in trials:
         student, teacher = trial_sizes(trial.shape, model, num_labels=None)
         for stage in trial.stages:
+            if stage.data != "task" or stage.teacher != "fine_tuned" or hides_tokens(stage.terms):
+                continue
             for term in stage.terms:
                 found |= resolve_term(term, student=student, teacher=teacher).reads("teacher")
     return tuple(sorted(found))
@@ -173,7 +258,22 @@ def _teacher_row(trial: Trial, digests: Digests) -> PlanRow:
     )
 
 
-def _trial_row(planned: PlannedTrial, digests: Digests, ids: TrialIds) -> PlanRow:
+def _stage_row(id: str, planned: PlannedTrial, digests: Digests, *, num_stages: int) -> PlanRow:
+    trial = first_stages(planned.trial, num_stages)
+    texts = digests.texts[: sum(stage.data != "task" for stage in trial.stages)]
+    stages = f"stage 1-{num_stages}" if num_stages > 1 else "stage 1"
+    axes: dict[str, Scalar | None] = {
+        "stage": f"{planned.axes['knowledge']} {stages}",
+        "shape": planned.axes["shape"],
+        "seed": trial.seed,
+    }
+    ids = TrialIds(trial=id, group=id)
+    return _work_row("stage", PlannedTrial(trial, axes), digests._replace(texts=texts), ids=ids)
+
+
+def _work_row(
+    what: Literal["stage", "trial"], planned: PlannedTrial, digests: Digests, *, ids: TrialIds
+) -> PlanRow:
     trial = planned.trial
     config = Config(
         task=trial.task,
@@ -181,9 +281,10 @@ def _trial_row(planned: PlannedTrial, digests: Digests, ids: TrialIds) -> PlanRo
         trial=trial,
         task_digest=digests.task,
         teacher_digest=digests.teacher,
+        text_digests=digests.texts,
     )
     return PlanRow(
-        what="trial",
+        what=what,
         id=ids.trial,
         group_id=ids.group,
         axes=planned.axes,

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from rich.console import Console, Group
@@ -28,7 +28,7 @@ class Progress:
         *,
         done_before: int,
         names: Mapping[str, str],
-        teachers: Collection[str],
+        others: Mapping[str, str],
         quiet: bool = False,
     ) -> None:
         """Show an agenda.
@@ -38,19 +38,19 @@ class Progress:
             console: Where to; standard error.
             done_before: Trials that an earlier launch completed.
             names: How each piece of work is called.
-            teachers: Which of it are teachers; they are told apart and not counted.
+            others: What of it is no trial, and what it is; it is told apart and not counted.
             quiet: Show nothing at all but failures.
         """
         self._agenda = agenda
         self._console = console
         self._done_before = done_before
         self._names = names
-        self._teachers = frozenset(teachers)
+        self._others = others
         self._quiet = quiet
         self._started = time.monotonic()
         self._last_line = self._started
         self._trials_since = self._started
-        """When the last teacher was ready: its preparation says nothing of a trial's pace."""
+        """When the last work of another kind was done: it says nothing of a trial's pace."""
         self._trials_ended = 0
         self._ended: Counter[str] = Counter()
         self._best: tuple[float, str] | None = None
@@ -80,12 +80,13 @@ class Progress:
             self._best = max(self._best or (score, name), (score, name))
         if work.what == "trial":
             self._trials_ended += 1
-        elif outcome.status == "completed" and not self._quiet:
+        elif outcome.status == "completed":
             self._trials_since = time.monotonic()
-            self._tell(
-                f"teacher {name}: select {outcome.values['select/primary']:.4f}, "
-                f"report {outcome.values['report/primary']:.4f}"
-            )
+            if work.what == "teacher" and not self._quiet:
+                self._tell(
+                    f"teacher {name}: select {outcome.values['select/primary']:.4f}, "
+                    f"report {outcome.values['report/primary']:.4f}"
+                )
         if outcome.status == "failed":
             self._tell(
                 f"{outcome.failure_class}: {work.what} {work.id} ({name}): {_cause(outcome)}",
@@ -108,7 +109,7 @@ class Progress:
         self._console.print(Text(message, style=style), highlight=False)
 
     def _trials(self, ids: Iterable[str]) -> list[str]:
-        return [id for id in ids if id not in self._teachers]
+        return [id for id in ids if id not in self._others]
 
     @property
     def _done(self) -> int:
@@ -124,7 +125,9 @@ class Progress:
         # What is running changes while it is looked at.
         running = list(agenda.running)
         parts += [
-            f"teacher {self._names[id]} is being prepared" for id in running if id in self._teachers
+            f"{self._others[id]} {self._names[id]} is being prepared"
+            for id in running
+            if id in self._others
         ]
         if trials := self._trials(running):
             others = f" and {len(trials) - 1} more" if len(trials) > 1 else ""

@@ -197,15 +197,15 @@ def watch_status(folder: Path, *, as_json: bool, watch: bool, console: Console) 
 
 
 def show_trial(folder: Path, word: str, *, as_json: bool, console: Console) -> None:
-    """One trial or teacher: what it was resolved to, and its attempts; of a group its trials."""
+    """One piece of work: what it was resolved to, and its attempts; of a group its trials."""
     found = _load(folder)
     ids = _named(folder, found, word)
     if len(ids) > 1:
         _show_group(folder, found.trials, ids, as_json=as_json, console=console)
         return
     [id] = ids
-    is_trial = id in set(found.trials["trial_id"])
-    what, frame = ("trial", found.trials) if is_trial else ("teacher", found.teachers)
+    frames = {"trial": found.trials, "stage": found.stages, "teacher": found.teachers}
+    what, frame = next((w, each) for w, each in frames.items() if id in set(each[f"{w}_id"]))
     attempts = [a for a in Store(folder).read_attempts() if a.id == id]
     row = frame.set_index(f"{what}_id").loc[id].dropna()
     resolved = [a.resolved_json for a in attempts if a.resolved_json]
@@ -301,7 +301,8 @@ def _check(folder: Path) -> None:
 
 
 def _named(folder: Path, found: "Results", word: str) -> tuple[str, ...]:
-    trials, teachers = found.trials, found.teachers["teacher_id"]
+    trials = found.trials
+    teachers = [*found.teachers["teacher_id"], *found.stages["stage_id"]]
     groups = dict(zip(trials["trial_id"], trials["group_id"], strict=True))
     groups |= dict(zip(teachers, teachers, strict=True))
     return named(word, groups, place=str(folder), mend=where_ids_are(folder))
@@ -331,8 +332,10 @@ def _status_text(told: "Summary") -> Text:
         status: count for status, count in told.counts.items() if count or status == "completed"
     }
     lines |= {f"failed: {name}": count for name, count in told.failed_by_class.items()}
-    teachers = [f"{count} {status}" for status, count in told.teachers.items() if count]
-    lines["teachers"] = ", ".join(teachers)
+    for what, counts in (("teachers", told.teachers), ("shared stages", told.stages)):
+        if any(counts.values()):
+            shown = [f"{count} {status}" for status, count in counts.items() if count]
+            lines[what] = ", ".join(shown)
     if told.running:
         lines["running now"] = " ".join(told.running)
     if told.trials_per_hour is not None:

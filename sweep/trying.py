@@ -83,10 +83,7 @@ def _choose(grid: Grid, word: str | None, file: Path) -> Trial:
     if not plan.trials:
         raise InputError([nothing_to_train(file, plan)])
     identify = Identifier().identify
-    trials = {
-        identify(p.trial, content.digests(p.trial.task, p.trial.teacher)): p.trial
-        for p in plan.trials
-    }
+    trials = {identify(p.trial, content.of_trial(p.trial)): p.trial for p in plan.trials}
     if word is None:
         return plan.trials[0].trial
     groups = {ids.trial: ids.group for ids in trials}

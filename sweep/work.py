@@ -56,20 +56,29 @@ class Pinned(Frozen):
 
 
 class Config(Frozen):
-    """The exact configuration of a piece of work, as kept in plan and attempt rows."""
+    """The exact configuration of a piece of work, as kept in plan and attempt rows.
+
+    Of a stage that several trials begin with, `trial` is one of them as far as that stage.
+    """
 
     task: Task
     teacher: Teacher
     trial: Trial | None
     task_digest: str
     teacher_digest: str
+    text_digests: tuple[str, ...] = ()
+
+    @property
+    def digests(self) -> Digests:
+        """Of all that the work reads."""
+        return Digests(self.task_digest, self.teacher_digest, self.text_digests)
 
 
 class Work(Frozen):
-    """One attempt to train a trial or to prepare a teacher."""
+    """One attempt to train a trial, to train what several begin with, or to prepare a teacher."""
 
     store: Path
-    what: Literal["teacher", "trial"]
+    what: Literal["teacher", "stage", "trial"]
     id: str
     group_id: str
     epoch: int
@@ -83,6 +92,8 @@ class Work(Frozen):
     keep_predictions: Literal["last", "best", "none"]
     parent: tuple[int, int] | None = None
     """Epoch and number of the attempt whose checkpoints this one may go on from."""
+    begin: str | None = None
+    """Id of the stage that was trained for this trial and others."""
 
     @property
     def threads(self) -> int:
@@ -245,16 +256,15 @@ def _open_history(
 def _reports(
     work: Work, store: Store, *, assets: "Assets", stop: Callable[[], bool]
 ) -> "Generator[Report]":
-    from ..trainers import prepare_teacher, train
+    from ..trainers import prepare_teacher, train, train_stages
 
     config = Config.model_validate_json(work.config_json)
-    digests = Digests(config.task_digest, config.teacher_digest)
     resume_from = None
     if work.parent is not None:
         epoch, number = work.parent
         resume_from = store.work_folder(work.id, epoch, number) / "checkpoints"
     common: dict[str, Any] = {
-        "digests": digests,
+        "digests": config.digests,
         "assets": assets,
         "settings": settings_of(work),
         "checkpoints": work.folder / "checkpoints",
@@ -264,6 +274,10 @@ def _reports(
     folder = store.teacher_folder(config.teacher_digest)
     if config.trial is None:
         return prepare_teacher(config.teacher, config.task, into=folder, **common)
+    common["begin"] = store.stage_folder(work.begin) if work.begin else None
+    if work.what == "stage":
+        into = store.stage_folder(work.id)
+        return train_stages(config.trial, into=into, teacher=folder, **common)
     return train(config.trial, teacher=folder, **common)
 
 
@@ -278,6 +292,7 @@ def _keep(work: Work, store: Store, finished: "Finished") -> None:
     if work.keep_predictions == "none":
         return
     predictions = finished.predictions
+    assert predictions is not None, "a trial ends with predictions"
     for split, said in (("select", predictions.select), ("report", predictions.report)):
         store.write_predictions(
             work.id,

@@ -18,7 +18,13 @@ from torch import Tensor
 from ..search_spaces.trial import canonical_json
 from .batches import Split
 from .features import Feature, Needs
-from .frozen import FrozenTeacher, TeacherRecord, load_classifier, load_teacher
+from .frozen import (
+    FrozenTeacher,
+    TeacherRecord,
+    load_classifier,
+    load_teacher,
+)
+from .language import LanguageHead, Vocabulary, teachers_language_head
 from .outputs import (
     Kept,
     Online,
@@ -27,14 +33,15 @@ from .outputs import (
     feature_bytes,
     square_offsets,
 )
+from .rows import digest_texts
 from .settings import Precision, Settings
 from .sources import folder_of
 from .tasks import TaskData, load_task, task_digest
-from .tokens import cache_folder, tokenise
+from .texts import unlabelled_texts
+from .tokens import cache_folder, tokenise, tokenise_texts
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
-
+    from ..search_spaces.stages import Text
     from ..search_spaces.task import Task
     from .features import Sizes
     from .sources import TeacherSource
@@ -62,6 +69,14 @@ class Tokens:
     select: Split
     report: Split
     pad_token_id: int
+
+
+@dataclass(frozen=True)
+class LoadedText:
+    """What a stage trains on in place of the task's rows, and its digest."""
+
+    rows: Split
+    digest: str
 
 
 class _Recent(OrderedDict[Hashable, _T]):
@@ -93,7 +108,9 @@ class Assets:
         self._tasks: _Recent[LoadedTask] = _Recent(_TASKS)
         self._tokens: _Recent[Tokens] = _Recent(_TASKS)
         self._teachers: _Recent[FrozenTeacher] = _Recent(_MODELS)
-        self._pretrained: _Recent[BertForSequenceClassification] = _Recent(1)
+        self._texts: _Recent[LoadedText] = _Recent(_TASKS)
+        self._vocabularies: _Recent[Vocabulary] = _Recent(_MODELS)
+        self._language_heads: _Recent[LanguageHead] = _Recent(_MODELS)
         self._kept: OrderedDict[tuple[Hashable, Feature], Tensor] = OrderedDict()
 
     def task(self, task: Task) -> LoadedTask:
@@ -119,21 +136,51 @@ class Assets:
 
         return self._tokens.get_or_make((loaded.digest, source, max_length), load)
 
-    def teacher(self, folder: Path) -> FrozenTeacher:
-        """A prepared teacher."""
-        return self._teachers.get_or_make(
-            TeacherRecord.read(folder).weights,
-            lambda: load_teacher(folder, device=self.settings.device),
-        )
+    def text(
+        self, loaded: LoadedTask, wanted: Text | str, source: TeacherSource, *, max_length: int
+    ) -> LoadedText:
+        """Text without labels as the teacher's tokens."""
 
-    def pretrained(self, source: TeacherSource) -> BertForSequenceClassification:
-        """A teacher before its fine-tuning; its head means nothing."""
+        def load() -> LoadedText:
+            texts = unlabelled_texts(loaded.data, wanted)
+            tokens = tokenise_texts(texts, source, max_length=max_length, cache=self._cache)
+            return LoadedText(Split.of(tokens), digest_texts(texts))
 
-        def load() -> BertForSequenceClassification:
-            model, _ = load_classifier(folder_of(source), may_lack=("classifier", "bert.pooler"))
-            return model
+        return self._texts.get_or_make((loaded.digest, wanted, source, max_length), load)
 
-        return self._pretrained.get_or_make(source, load)
+    def vocabulary(self, source: TeacherSource) -> Vocabulary:
+        """What hiding tokens takes."""
+        return self._vocabularies.get_or_make(source, lambda: Vocabulary.of(source))
+
+    def teacher(self, which: Path | TeacherSource) -> FrozenTeacher:
+        """A prepared teacher by its folder, or one before its fine-tuning by its files.
+
+        The head of the latter means nothing.
+        """
+        if isinstance(which, Path):
+            return self._teachers.get_or_make(
+                _weights_of(which), lambda: load_teacher(which, device=self.settings.device)
+            )
+
+        def load() -> FrozenTeacher:
+            model, _ = load_classifier(folder_of(which), may_lack=("classifier", "bert.pooler"))
+            return FrozenTeacher(model).to(self.settings.device)
+
+        return self._teachers.get_or_make(which, load)
+
+    def language_head(self, source: TeacherSource, prepared: Path) -> LanguageHead:
+        """The pre-trained teacher's head for masked language modelling.
+
+        Args:
+            source: The checkpoint, which may have one.
+            prepared: The prepared teacher's folder, which may have one that was trained.
+        """
+        device = torch.device(self.settings.device)
+
+        def load() -> LanguageHead:
+            return teachers_language_head(source, prepared).to(device)
+
+        return self._language_heads.get_or_make((source, _weights_of(prepared)), load)
 
     def keeps(self, needs: Needs, *, sizes: Sizes, lengths: Tensor) -> bool:
         """Whether a trial reads kept outputs; else the teacher runs on every batch."""
@@ -142,43 +189,48 @@ class Assets:
 
     def outputs(
         self,
-        folder: Path,
-        task_digest: str,
-        tokens: Tokens,
+        teacher: Path | TeacherSource,
+        rows: Split,
         *,
+        rows_digest: str,
+        pad_token_id: int,
         needs: Needs,
         sizes: Sizes,
         precision: Precision,
         stop: Callable[[], bool],
     ) -> TeacherOutputs:
-        """The prepared teacher's outputs over train, kept or not.
+        """A teacher's outputs over what a stage trains on, kept or not.
 
         Raises:
-            StoppedError: `stop` became true during the pass over train.
+            StoppedError: `stop` became true during the pass over the rows.
         """
-        if not self.keeps(needs, sizes=sizes, lengths=tokens.train.lengths):
-            return Online(self.teacher(folder).model, needs, precision)
-        place = (TeacherRecord.read(folder).weights, task_digest, precision)
+        if not self.keeps(needs, sizes=sizes, lengths=rows.lengths):
+            return Online(self.teacher(teacher).model, needs, precision)
+        place = (_weights_of(teacher), rows_digest, precision)
         if any((place, feature) not in self._kept for feature in needs):
-            self._run_teacher(place, folder, tokens, needs, sizes, precision, stop)
+            self._run_teacher(
+                place, teacher, rows, needs, sizes=sizes, pad_token_id=pad_token_id, stop=stop
+            )
         kept = {}
         for feature in sorted(needs):
             self._kept.move_to_end((place, feature))
             kept[feature] = self._kept[place, feature]
-        return Kept(kept, tokens.train.offsets, square_offsets(tokens.train.offsets))
+        return Kept(kept, rows.offsets, square_offsets(rows.offsets))
 
     def _run_teacher(
         self,
-        place: Hashable,
-        folder: Path,
-        tokens: Tokens,
+        place: tuple[Hashable, str, Precision],
+        teacher: Path | TeacherSource,
+        rows: Split,
         needs: Needs,
+        *,
         sizes: Sizes,
-        precision: Precision,
+        pad_token_id: int,
         stop: Callable[[], bool],
     ) -> None:
-        lengths = tokens.train.lengths
-        hinted = needs | _within(self.hint, sizes)
+        lengths = rows.lengths
+        # What trials to come read of the one that is prepared; others serve few.
+        hinted = needs | (_within(self.hint, sizes) if isinstance(teacher, Path) else frozenset())
         wanted = hinted if self.keeps(hinted, sizes=sizes, lengths=lengths) else needs
         for feature in sorted(needs):
             if (place, feature) in self._kept:
@@ -188,19 +240,24 @@ class Assets:
         while self._kept and self._kept_bytes() > room:
             self._kept.popitem(last=False)
         made = canonical_pass(
-            self.teacher(folder).model,
-            tokens.train,
+            self.teacher(teacher).model,
+            rows,
             missing,
             sizes=sizes,
-            pad_token_id=tokens.pad_token_id,
+            pad_token_id=pad_token_id,
             device=torch.device(self.settings.device),
-            precision=precision,
+            precision=place[-1],
             stop=stop,
         )
         self._kept.update({(place, feature): tensor for feature, tensor in made.items()})
 
     def _kept_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._kept.values())
+
+
+def _weights_of(teacher: Path | TeacherSource) -> Hashable:
+    """What tells the weights of one teacher from those of another."""
+    return TeacherRecord.read(teacher).weights if isinstance(teacher, Path) else teacher
 
 
 def _within(needs: Needs, sizes: Sizes) -> Needs:

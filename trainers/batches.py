@@ -69,16 +69,30 @@ class Batch:
     """Shape [B, L]."""
     labels: Tensor
     """Shape [B]."""
+    targets: Tensor | None = None
+    """What hidden tokens were, -100 at all others, int64, shape [B, L]; None: none is hidden."""
+
+    @property
+    def is_hidden(self) -> Tensor | None:
+        """Where tokens are hidden, shape [B, L]; None: nowhere."""
+        return None if self.targets is None else self.targets >= 0
 
     def to(self, device: torch.device) -> Batch:
         """On a device; from pinned memory, so that the copy runs beside the arithmetic."""
         if device.type == "cpu":
             return self
-        moved = (
-            tensor.pin_memory().to(device, non_blocking=True)
-            for tensor in (self.input_ids, self.attention_mask, self.token_type_ids, self.labels)
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        return Batch(
+            rows=self.rows,
+            input_ids=move(self.input_ids),
+            attention_mask=move(self.attention_mask),
+            token_type_ids=move(self.token_type_ids),
+            labels=move(self.labels),
+            targets=None if self.targets is None else move(self.targets),
         )
-        return Batch(self.rows, *moved)
 
 
 def collate(split: Split, rows: Tensor, *, pad_token_id: int) -> Batch:
@@ -128,6 +142,6 @@ def epoch_batches(lengths: Tensor, *, batch_size: int, seed: int, epoch: int) ->
     return tuple(batches[n] for n in torch.randperm(len(batches), generator=order).tolist())
 
 
-def num_steps(num_rows: int, *, batch_size: int, epochs: int) -> int:
-    """Optimiser steps: the last partial batch of an epoch counts."""
-    return epochs * -(-num_rows // batch_size)
+def steps_per_epoch(num_rows: int, *, batch_size: int) -> int:
+    """Batches in which every row comes once: the last partial one counts."""
+    return -(-num_rows // batch_size)

@@ -5,9 +5,11 @@ attention never shows them, and Hugging Face then returns an empty tuple of atte
 word. Only the blocks that are asked for pay for it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from ..search_spaces.errors import Problem, TeacherError
-from .features import LOGITS, Feature, Features, Needs, Sizes
+from .features import LOGITS, WORDS, Feature, Features, Needs, Sizes
+
+if TYPE_CHECKING:
+    from .language import LanguageHead
 
 
 class Parts(NamedTuple):
@@ -61,6 +66,7 @@ def sizes(model: nn.Module) -> Sizes:
         hidden_size=config.hidden_size,
         num_attention_heads=config.num_attention_heads,
         num_labels=known.classifier.out_features,
+        vocab_size=config.vocab_size,
     )
 
 
@@ -99,6 +105,8 @@ def read_features(
     attention_mask: Tensor,
     token_type_ids: Tensor,
     needs: Needs,
+    is_hidden: Tensor | None = None,
+    language_head: LanguageHead | None = None,
 ) -> Features:
     """One forward pass, and of it what is needed; gradients flow as in the model itself.
 
@@ -108,6 +116,8 @@ def read_features(
         attention_mask: Shape [B, L]; 0 is padding.
         token_type_ids: Shape [B, L].
         needs: Which features.
+        is_hidden: Shape [B, L]; where `words` are read.
+        language_head: Makes `words` of the last block's hidden states.
 
     Raises:
         TeacherError: The model is no BERT classifier.
@@ -117,14 +127,16 @@ def read_features(
     size = sizes(known)
     _refuse_missing_layers(needs, size)
     features: dict[Feature, Tensor] = {}
+    last = Feature("hidden_states", size.num_hidden_layers)
     with ExitStack() as hooks:
-        for feature in _recorded(needs):
+        recorded = _recorded(needs - {WORDS} | ({last} if WORDS in needs else frozenset()))
+        for feature in recorded:
             hooks.enter_context(_record(_source(known, feature), features, feature))
         features[LOGITS] = known(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
         ).logits
     # A layer that silently did not come back would be a term that silently is zero.
-    assert _recorded(needs) <= features.keys(), "the output of a layer did not come back"
+    assert recorded <= features.keys(), "the output of a layer did not come back"
     for feature in needs:
         if feature.kind == "attentions":
             features[feature] = _scores(
@@ -132,9 +144,17 @@ def read_features(
                 features[Feature("keys", feature.layer)],
                 num_heads=size.num_attention_heads,
             )
+    num_words = 0
+    if WORDS in needs:
+        assert language_head is not None, "words are read through a head"
+        assert is_hidden is not None, "words are read where tokens are hidden"
+        hidden = features[last][is_hidden]
+        features[WORDS] = language_head(hidden, known.bert.embeddings.word_embeddings.weight)
+        num_words = len(hidden)
     rows, length = input_ids.shape
     shapes = {
         "logits": (rows, size.num_labels),
+        "words": (num_words, size.vocab_size),
         "attentions": (rows, size.num_attention_heads, length, length),
     }
     read = {feature: features[feature] for feature in needs}
@@ -151,7 +171,7 @@ def _refuse_missing_layers(needs: Needs, size: Sizes) -> None:
         {
             layer
             for kind, layer in needs
-            if not int(kind not in ("logits", "hidden_states")) <= layer <= depth
+            if not int(kind not in ("logits", "words", "hidden_states")) <= layer <= depth
         }
     )
     if missing:

@@ -26,6 +26,8 @@ from ..search_spaces.knowledge import (
     HiddenStates,
     Jsd,
     LayerRelations,
+    MaskedLabels,
+    MaskedLogits,
     Pkt,
     Relations,
     Rkd,
@@ -50,7 +52,7 @@ from .distances import (
     reverse_kl,
     squared_difference,
 )
-from .features import LOGITS, Feature, Features
+from .features import LOGITS, WORDS, Feature, Features
 from .reduction import Distances, reduce
 from .transforms import (
     attention_log_probabilities,
@@ -99,6 +101,8 @@ class Compared:
     """Shape [B, L], True at real tokens."""
     progress: float
     """Share of the stage's steps that are done."""
+    targets: Tensor | None = None
+    """What hidden tokens were, shape [B, L], -100 at all others; None: none is hidden."""
 
     def pair(self, kind: FeatureKind, pair: LayerPair) -> tuple[Tensor, Tensor]:
         """One feature of a student's and a teacher's layer."""
@@ -111,6 +115,16 @@ class Compared:
     def student_logits(self) -> Tensor:
         """The student's logits, where there may be no teacher."""
         return clean("logits", self.student[LOGITS], self.token_mask)
+
+    def words(self) -> tuple[Tensor, Tensor]:
+        """Both models' logits over the vocabulary at the hidden tokens, [M, V]."""
+        return self._sides(WORDS, WORDS)
+
+    def student_words(self) -> tuple[Tensor, Tensor]:
+        """The student's logits at the hidden tokens [M, V], and what these were [M]."""
+        assert self.targets is not None, "no token is hidden"
+        words = clean("words", self.student[WORDS], self.token_mask)
+        return words, self.targets[self.targets >= 0]
 
     def _sides(self, ours: Feature, theirs: Feature) -> tuple[Tensor, Tensor]:
         return (
@@ -150,6 +164,12 @@ def term_loss(
             return TermLoss(F.cross_entropy(logits, compared.labels, label_smoothing=smoothing))
         case SoftLogits():
             return TermLoss(_soft_logits(term, compared))
+        case MaskedLabels():
+            words, true = compared.student_words()
+            total = F.cross_entropy(words, true, reduction="sum")
+            return TermLoss(total / max(1, len(true)))
+        case MaskedLogits():
+            return TermLoss(_masked_logits(term, *compared.words()))
         case LayerRelations():
             return TermLoss(_layer_relations(term, resolved.pairs, compared))
         case HiddenStates(matching="attention"):
@@ -283,6 +303,13 @@ def _softened(term: SoftLogits, student: Tensor, teacher: Tensor, labels: Tensor
             raise AssertionError("raw logits are not softened")
         case _:
             assert_never(term.distance)
+
+
+def _masked_logits(term: MaskedLogits, student: Tensor, teacher: Tensor) -> Tensor:
+    assert term.temperature is not None
+    logs = (F.log_softmax(side / term.temperature, dim=-1) for side in (student, teacher))
+    squared = term.temperature**2 if term.temperature_squared else 1.0
+    return squared * kl(*logs).sum() / max(1, len(student))
 
 
 def annealing(steps: int, *, progress: float) -> float:

@@ -36,6 +36,8 @@ class DataSource:
     """The splits it has."""
     read: Callable[[Mapping[str, str]], Mapping[str, RawRows]]
     """Reads splits, given by name with the grid's path that asked for each."""
+    text: tuple[str, ...]
+    """The text columns."""
     label: str
     """The label column."""
     classes: tuple[str, ...] | None = None
@@ -103,6 +105,7 @@ def _open_files(task: Task, files: Files) -> DataSource:
         name=Path(files.train).stem,
         splits=tuple(paths),
         read=lambda wanted: each_split(wanted, lambda split, _: read_one(split)),
+        text=text,
         label=label,
         select="select" if "select" in paths else None,
         report="report" if "report" in paths else None,
@@ -138,6 +141,7 @@ def _open_embedded(task: Task, name: str, embedded: EmbeddedTask) -> DataSource:
         name=name,
         splits=tuple(shipped),
         read=lambda wanted: {split: shipped[split] for split in wanted},
+        text=text,
         label=label,
         select="select",
         report="report",
@@ -164,6 +168,7 @@ def _open_glue(task: Task, name: str, glue: GlueTask) -> DataSource:
         name=f"glue/{name}",
         splits=glue.splits,
         read=read,
+        text=text,
         label=label,
         classes=glue.classes if label == "label" else None,
         metrics=glue.metrics,
@@ -194,6 +199,7 @@ def _open_hub(task: Task, name: str) -> DataSource:
         name=name,
         splits=tuple(splits),
         read=lambda wanted: _rows_of(splits, wanted, text=text, label=label),
+        text=text,
         label=label,
         select=own[0] if len(own) > 1 else None,
         report=own[-1] if own else None,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .batches import Batch, collate, epoch_batches, num_steps
+from .batches import Batch, collate, epoch_batches, steps_per_epoch
 from .checkpoint import Checkpoint, newest, publish
 from .errors import DivergedError
 from .evaluate import evaluation_steps, predict, score_logits
 from .forward import forward
+from .language import hide_tokens
 from .optim import (
     clip_gradients,
     gradient_norms,
@@ -24,7 +25,7 @@ from .optim import (
     set_learning_rate,
 )
 from .reports import Interrupted, Report, Row, Saving
-from .streams import stream_seed
+from .streams import generator, stream_seed
 from .student import set_dropout
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
     from ..search_spaces.training import Training
     from .assets import Tokens
+    from .batches import Split
     from .clock import Clock
     from .glue import Metric
+    from .language import Vocabulary
     from .objective import Objective, TermLosses
     from .outputs import TeacherOutputs
     from .settings import Precision, Settings
@@ -59,23 +62,36 @@ class Fit:
     """Terms of the stages before."""
     model: BertForSequenceClassification
     objective: Objective
-    outputs: TeacherOutputs | None
-    """The teacher's side; None where no term reads a teacher."""
+    rows: Split
+    """What is trained on."""
     tokens: Tokens
+    """Of the task."""
     metrics: Sequence[Metric]
     """The main one first."""
+    evaluates: bool
+    """Whether select is read; not where the head means nothing yet."""
+    vocabulary: Vocabulary | None
+    """Where tokens are hidden; None: nowhere."""
     training: Training
     precision: Precision
     seed: int
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in which every row comes once."""
+        return steps_per_epoch(len(self.rows), batch_size=self.training.batch_size)
+
+    @property
     def num_steps(self) -> int:
         """Optimiser steps of this stage."""
-        return num_steps(
-            len(self.tokens.train),
-            batch_size=self.training.batch_size,
-            epochs=self.training.epochs,
-        )
+        return stage_steps(self.training, num_rows=len(self.rows))
+
+
+def stage_steps(training: Training, *, num_rows: int) -> int:
+    """Optimiser steps of a stage: those it says, else its epochs."""
+    if training.total_steps is not None:
+        return training.total_steps
+    return training.epochs * steps_per_epoch(num_rows, batch_size=training.batch_size)
 
 
 @dataclass(frozen=True)
@@ -93,8 +109,9 @@ class Fitted:
     """How a stage ended; the last weights are in the model."""
 
     step: int
-    best: Best
-    logits: Tensor
+    best: Best | None
+    """None where select was not read."""
+    logits: Tensor | None
     """Of the last weights on select, in training precision, shape [N, C]."""
     values: Mapping[str, float]
     """`select/<metric>` and the losses of the last epoch."""
@@ -118,6 +135,7 @@ def resumable(identity: str, *, resume_from: Path | None) -> Checkpoint | None:
 def fit(
     job: Fit,
     *,
+    outputs: TeacherOutputs | None,
     settings: Settings,
     clock: Clock,
     checkpoints: Path | None,
@@ -126,14 +144,25 @@ def fit(
 ) -> Generator[Report, None, Fitted | None]:
     """Take every step of a stage; None, after `Interrupted`, if `stop` became true before.
 
+    Args:
+        job: What is fitted.
+        outputs: The teacher's side; None where no term reads a teacher.
+        settings: How this host runs trials.
+        clock: Takes the times of its parts.
+        checkpoints: A folder for checkpoints; none are written without.
+        resumed: Where an earlier attempt left off in this stage.
+        stop: Looked at before every step.
+
     Raises:
         DivergedError: A loss or a logit is no longer finite.
     """
-    run = _Run(job, device=torch.device(settings.device))
+    run = _Run(job, outputs, device=torch.device(settings.device))
     if resumed is not None:
         run.restore(resumed)
-    elif job.first_step == 0:
-        torch.manual_seed(stream_seed(job.seed, "dropout"))
+    else:
+        # A stage is a function of the weights it begins with, whoever trained them.
+        role = ("dropout", str(job.stage)) if job.stage else ("dropout",)
+        torch.manual_seed(stream_seed(job.seed, *role))
     evaluations = evaluation_steps(job.num_steps, job.training.evaluate.times)
     rows = evaluation_steps(job.num_steps, ROWS) | evaluations | {1}
     started, saved, pause = run.step, clock.elapsed(), settings.checkpoint_seconds
@@ -157,7 +186,7 @@ def fit(
         values = run.take_step(batch, clock, measures_gradients=is_first or is_evaluated)
         if is_evaluated:
             with clock("evaluate"):
-                values |= run.evaluate()
+                values |= run.evaluate() if job.evaluates else {}
         if run.step in rows:
             values |= run.row_losses()
             yield Row(job.first_step + run.step, {**values, "seconds": clock.elapsed()})
@@ -173,8 +202,9 @@ def _pause(seconds: float, *, took: float) -> float:
 class _Run:
     """The state of a stage between two steps."""
 
-    def __init__(self, job: Fit, *, device: torch.device) -> None:
+    def __init__(self, job: Fit, outputs: TeacherOutputs | None, *, device: torch.device) -> None:
         self.job = job
+        self.outputs = outputs
         self.device = device
         self.step = 0
         job.model.train()
@@ -182,7 +212,8 @@ class _Run:
         set_dropout(job.model, job.training.dropout)
         self.optimiser = make_optimiser([job.model, job.objective], job.training)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        self.backbone = list(job.model.base_model.parameters())
+        encoder = job.model.base_model.parameters()
+        self.backbone = [parameter for parameter in encoder if parameter.requires_grad]
         terms = len(job.objective.terms)
         # Sums of the objective and its terms, since the last row and since the epoch began.
         self.row_sum = torch.zeros(1 + terms, dtype=torch.float64, device=device)
@@ -195,48 +226,52 @@ class _Run:
         self._epoch = -1
         self._batches: tuple[Tensor, ...] = ()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.job.num_steps // self.job.training.epochs
-
     def next_batch(self) -> Batch:
-        epoch, place = divmod(self.step, self.steps_per_epoch)
-        train = self.job.tokens.train
+        job = self.job
+        epoch, place = divmod(self.step, job.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self.job.objective.begin_epoch(epoch)
+            job.objective.begin_epoch(epoch)
             self._batches = epoch_batches(
-                train.lengths,
-                batch_size=self.job.training.batch_size,
-                seed=self.job.seed,
+                job.rows.lengths,
+                batch_size=job.training.batch_size,
+                seed=job.seed,
                 epoch=epoch,
             )
-        rows = self._batches[place]
-        return collate(train, rows, pad_token_id=self.job.tokens.pad_token_id).to(self.device)
+        batch = collate(job.rows, self._batches[place], pad_token_id=job.tokens.pad_token_id)
+        if job.vocabulary is not None:
+            stream = generator(job.seed, "hidden", str(job.stage), str(self.step))
+            batch = hide_tokens(batch, job.vocabulary, stream=stream)
+        return batch.to(self.device)
 
     def take_step(
         self, batch: Batch, clock: Clock, *, measures_gradients: bool
     ) -> dict[str, float]:
         """One optimiser step; what of it belongs into the history at once."""
         job = self.job
-        if self.step % self.steps_per_epoch == 0:
+        if self.step % job.steps_per_epoch == 0:
             self.epoch_sum.zero_()
             self.epoch_steps = 0
         with clock("teacher"):
-            teacher = None if job.outputs is None else job.outputs.features(batch)
+            teacher = None if self.outputs is None else self.outputs.features(batch)
         with clock("student"):
             student = forward(
-                job.model, batch, job.objective.student_needs, precision=job.precision
+                job.model,
+                batch,
+                job.objective.student_needs,
+                precision=job.precision,
+                language_head=job.objective.language_head,
             )
             losses = job.objective(
                 student,
                 teacher,
                 labels=batch.labels,
                 attention_mask=batch.attention_mask,
+                targets=batch.targets,
                 progress=self.step / job.num_steps,
             )
             values = {}
-            if measures_gradients:
+            if measures_gradients and self.backbone:
                 norms = gradient_norms([each.loss for each in losses.by_term], self.backbone)
                 values = self._term_columns("gradient_norm", norms)
                 if self.step == 0 and job.objective.equalises:
@@ -342,19 +377,11 @@ class _Run:
         return dict(self.best.weights)
 
     def fitted(self, *, resumed_from_step: int) -> Fitted:
-        assert self.best is not None
-        assert self.logits is not None
         values = self._loss_columns(self.epoch_sum / self.epoch_steps)
         if self.job.objective.equalises:
             values |= self._term_columns("scale", self.job.objective.scales.tolist())
-        main = self.job.metrics[0]
-        for name, metric in [("primary", main), *((metric, metric) for metric in self.job.metrics)]:
-            scores = self.scores[metric]
-            values |= {
-                f"select/{name}": scores["last"],
-                f"select/{name}/best": scores["best"],
-                f"select/{name}/best_step": scores["step"],
-            }
+        if self.scores:
+            values |= self._score_columns()
         return Fitted(
             step=self.job.first_step + self.step,
             best=self.best,
@@ -362,6 +389,19 @@ class _Run:
             values=values,
             resumed_from_step=resumed_from_step,
         )
+
+    def _score_columns(self) -> dict[str, float]:
+        main = self.job.metrics[0]
+        named = [("primary", main), *((metric, metric) for metric in self.job.metrics)]
+        return {
+            column: value
+            for name, metric in named
+            for column, value in (
+                (f"select/{name}", self.scores[metric]["last"]),
+                (f"select/{name}/best", self.scores[metric]["best"]),
+                (f"select/{name}/best_step", self.scores[metric]["step"]),
+            )
+        }
 
     def checkpoint(self) -> Checkpoint:
         """Everything that decides the steps to come."""

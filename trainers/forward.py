@@ -12,10 +12,18 @@ from .bert import read_features
 if TYPE_CHECKING:
     from .batches import Batch
     from .features import Features, Needs
+    from .language import LanguageHead
     from .settings import Precision
 
 
-def forward(model: nn.Module, batch: Batch, needs: Needs, *, precision: Precision) -> Features:
+def forward(
+    model: nn.Module,
+    batch: Batch,
+    needs: Needs,
+    *,
+    precision: Precision,
+    language_head: LanguageHead | None = None,
+) -> Features:
     """The features that are needed; the weights stay in fp32 whatever the precision."""
     device_type = batch.input_ids.device.type
     with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
@@ -25,6 +33,8 @@ def forward(model: nn.Module, batch: Batch, needs: Needs, *, precision: Precisio
             attention_mask=batch.attention_mask,
             token_type_ids=batch.token_type_ids,
             needs=needs,
+            is_hidden=batch.is_hidden,
+            language_head=language_head,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +17,28 @@ from torch.utils.benchmark import Timer
 from transformers import BertConfig
 
 from ..search_spaces.errors import TeacherError
-from ..search_spaces.resolution import uses_teacher
+from ..search_spaces.knowledge import MaskedLogits, hides_tokens
+from ..search_spaces.resolution import trains_head, uses_teacher
 from ..search_spaces.shape import forward_flops_per_token
-from ..search_spaces.trial import Digests, Trial, trial_id
-from .assets import Assets
-from .batches import Batch, num_steps
+from ..search_spaces.trial import Digests, Trial, stage_id, trial_id
+from .assets import Assets, LoadedText
+from .batches import Batch
+from .begun import StagesRecord, load_begun, write_stages
 from .bert import sizes
+from .checkpoint import remove_partial, whole_folder
 from .clock import Clock
-from .errors import StoppedError
+from .errors import CheckpointError, StoppedError
 from .evaluate import predict
-from .features import LOGITS, Sizes
-from .fit import Fit, fit, resumable
+from .features import LOGITS, WORDS, Sizes
+from .fit import Fit, fit, resumable, stage_steps
 from .floor import below_floor
 from .forward import forward, place
 from .frozen import TeacherRecord, teacher_logits
 from .initialise import initialise
+from .language import make_language_head
 from .metrics import score
 from .objective import build_objective
+from .outputs import Online
 from .reports import (
     Finished,
     Interrupted,
@@ -43,7 +48,7 @@ from .reports import (
     SplitPredictions,
     Value,
 )
-from .saving import save_model, tokenizer_files
+from .saving import copy_folder, save_model, tokenizer_files
 from .settings import Precision, Settings
 from .sources import TeacherSource, folder_of, locate_teacher, teacher_digest
 from .student import build_student, count_parameters
@@ -53,8 +58,10 @@ from .teacher import check_digest, never, prepare_teacher
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
+    from ..search_spaces.trial import Stage
     from .assets import LoadedTask, Tokens
     from .fit import Fitted
+    from .language import Vocabulary
     from .objective import Objective
     from .outputs import TeacherOutputs
 
@@ -74,6 +81,7 @@ def train(
     settings: Settings | None = None,
     checkpoints: Path | None = None,
     resume_from: Path | None = None,
+    begin: Path | None = None,
     stop: Callable[[], bool] = never,
 ) -> Generator[Report, None, None]:
     """Train a trial, yielding `Resolved`, rows of history, and `Finished` or `Interrupted`.
@@ -92,6 +100,7 @@ def train(
         settings: How this host runs trials; those of `assets` unless given.
         checkpoints: A folder for checkpoints; none are written without.
         resume_from: An earlier attempt's folder of checkpoints; the newest whole one is taken.
+        begin: What `train_stages` made of the trial's first stages; they are not trained again.
         stop: Looked at before every step.
 
     Raises:
@@ -100,7 +109,7 @@ def train(
         TeacherError: The teacher does not fit, or one prepared here knows less than its floor.
         GridError: Terms or initialisation do not fit the models.
         DivergedError: A loss is no longer finite.
-        CheckpointError: The checkpoint is another trial's.
+        CheckpointError: The checkpoint is another trial's, or `begin` holds other stages.
     """
     settings = settings or (assets.settings if assets else Settings())
     attempt = _Attempt(
@@ -111,14 +120,68 @@ def train(
         settings=settings,
         checkpoints=checkpoints,
         resume_from=resume_from,
+        begin=begin,
         stop=stop,
     )
-    return within(_train(attempt), settings)
+    return within(_train(attempt, _train_student), settings)
+
+
+def train_stages(
+    trial: Trial,
+    *,
+    into: Path,
+    digests: Digests | None = None,
+    teacher: Path | None = None,
+    assets: Assets | None = None,
+    settings: Settings | None = None,
+    checkpoints: Path | None = None,
+    resume_from: Path | None = None,
+    begin: Path | None = None,
+    stop: Callable[[], bool] = never,
+) -> Generator[Report, None, None]:
+    """Train stages with which several trials begin, once; reports are those of a trial.
+
+    The folder `into` then holds the student as the stages left it; it is there whole or not at
+    all. One that is there already is reported again.
+
+    Args:
+        trial: With these stages alone, none of which is a trial's last.
+        into: The folder to be made.
+        digests: As for `train`.
+        teacher: As for `train`.
+        assets: As for `train`.
+        settings: As for `train`.
+        checkpoints: As for `train`.
+        resume_from: As for `train`.
+        begin: As for `train`.
+        stop: As for `train`.
+
+    Raises:
+        DataError: As for `train`.
+        TeacherError: As for `train`.
+        GridError: As for `train`.
+        DivergedError: As for `train`.
+        CheckpointError: As for `train`, or the folder holds other stages.
+    """
+    settings = settings or (assets.settings if assets else Settings())
+    attempt = _Attempt(
+        trial=trial,
+        digests=digests,
+        teacher=teacher,
+        assets=assets or Assets(settings),
+        settings=settings,
+        checkpoints=checkpoints,
+        resume_from=resume_from,
+        begin=begin,
+        stop=stop,
+        into=into,
+    )
+    return within(_train(attempt, _train_begun), settings)
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The arguments of `train`."""
+    """The arguments of `train` and of `train_stages`."""
 
     trial: Trial
     digests: Digests | None
@@ -127,7 +190,10 @@ class _Attempt:
     settings: Settings
     checkpoints: Path | None
     resume_from: Path | None
+    begin: Path | None
     stop: Callable[[], bool]
+    into: Path | None = None
+    """Where stages that several trials begin with go; None for a whole trial."""
 
     @property
     def device(self) -> torch.device:
@@ -144,10 +210,14 @@ class _Knowledge:
     """The teacher's."""
     source: TeacherSource
     """Whose tokenizer is used."""
+    pretrained: TeacherSource
+    """The teacher before its fine-tuning, where a stage reads it."""
     folder: Path | None
     """The prepared teacher; None for a trial that reads none."""
     record: TeacherRecord | None
     digests: Digests
+    data: tuple[LoadedText, ...]
+    """What each stage trains on, in their order."""
 
     @property
     def sizes(self) -> Sizes:
@@ -157,10 +227,14 @@ class _Knowledge:
             hidden_size=self.config.hidden_size,
             num_attention_heads=self.config.num_attention_heads,
             num_labels=len(self.loaded.data.classes),
+            vocab_size=self.config.vocab_size,
         )
 
 
-def _train(attempt: _Attempt) -> Generator[Report, None, None]:
+_Begun = Callable[["_Attempt", "_Knowledge", Clock], Generator[Report, None, None]]
+
+
+def _train(attempt: _Attempt, go_on: _Begun) -> Generator[Report, None, None]:
     clock = Clock()
     with ExitStack() as temporary:
         if attempt.device.type == "cuda":
@@ -173,71 +247,17 @@ def _train(attempt: _Attempt) -> Generator[Report, None, None]:
         if known is None:
             yield Interrupted(step=0)
             return
-        yield from _train_student(attempt, known, clock)
+        yield from go_on(attempt, known, clock)
 
 
 def _train_student(
     attempt: _Attempt, known: _Knowledge, clock: Clock
 ) -> Generator[Report, None, None]:
-    trial, settings = attempt.trial, attempt.settings
-    with clock("start"):
-        student = _student(attempt, known)
-        place(student, attempt.device)
-        identity = trial_id(trial, known.digests)
-        resumed = resumable(identity, resume_from=attempt.resume_from)
-        objectives = [
-            build_objective(stage, student=sizes(student), teacher=known.sizes, seed=trial.seed).to(
-                attempt.device
-            )
-            for stage in trial.stages
-        ]
-    resumed_from_step = resumed.step if resumed else 0
-    yield Resolved(_resolved(attempt, known, student, objectives, resumed_from_step))
-    fitted: Fitted | None = None
-    first_step = first_term = 0
-    for index, (stage, objective) in enumerate(zip(trial.stages, objectives, strict=True)):
-        precision = settings.resolve(stage.training.precision)
-        try:
-            with clock("teacher"):
-                outputs = _outputs(attempt, known, objective, precision)
-        except StoppedError:
-            yield Interrupted(resumed_from_step)
-            return
-        job = Fit(
-            identity=identity,
-            stage=index,
-            first_step=first_step,
-            first_term=first_term,
-            model=student,
-            objective=objective,
-            outputs=outputs,
-            tokens=known.tokens,
-            metrics=known.loaded.data.metrics,
-            training=stage.training,
-            precision=precision,
-            seed=trial.seed,
-        )
-        first_step += job.num_steps
-        first_term += len(objective.terms)
-        if resumed is not None and index < resumed.stage:
-            continue
-        fitted = yield from fit(
-            job,
-            settings=settings,
-            clock=clock,
-            checkpoints=attempt.checkpoints,
-            resumed=resumed if resumed is not None and index == resumed.stage else None,
-            stop=attempt.stop,
-        )
-        if fitted is None:
-            return
-    assert fitted is not None, "a trial has a stage"
-    if known.folder is not None and any(_reads_teacher(objective) for objective in objectives):
-        attempt.assets.teacher(known.folder).check_unchanged()
-    values = {
-        **_resolved_columns(attempt, known, student, objectives, resumed_from_step),
-        **fitted.values,
-    }
+    identity = trial_id(attempt.trial, known.digests)
+    made = yield from _fit_stages(attempt, known, clock, identity=identity)
+    if made is None:
+        return
+    student, fitted, values = made.student, made.fitted, dict(made.values)
     with clock("evaluate"):
         predictions = _predictions(attempt, known, student, fitted)
         values |= _report_columns(known, predictions)
@@ -250,6 +270,177 @@ def _train_student(
         predictions=predictions,
         save_student=lambda folder: save_model(student, tokenizer, folder),
     )
+
+
+def _train_begun(
+    attempt: _Attempt, known: _Knowledge, clock: Clock
+) -> Generator[Report, None, None]:
+    assert attempt.into is not None, "a folder to be made"
+    num_stages = len(attempt.trial.stages)
+    identity = stage_id(attempt.trial, known.digests, num_stages=num_stages)
+    if attempt.into.is_dir():
+        record = StagesRecord.read(attempt.into, identity=identity)
+        yield _begun_again(attempt.into, step=record.step, values=record.values)
+        return
+    remove_partial(attempt.into.parent, attempt.into.name)
+    made = yield from _fit_stages(attempt, known, clock, identity=identity)
+    if made is None:
+        return
+    values = {
+        **made.values,
+        "peak_memory_mb": _peak_memory_mb(attempt.device),
+        **clock.columns(),
+    }
+    tokenizer = tokenizer_files(folder_of(known.source))
+    with whole_folder(attempt.into) as folder:
+        write_stages(
+            made.student,
+            tokenizer,
+            folder,
+            identity=identity,
+            num_stages=num_stages,
+            step=made.fitted.step,
+            values=values,
+        )
+    yield _begun_again(attempt.into, step=made.fitted.step, values=values)
+
+
+def _begun_again(folder: Path, *, step: int, values: Mapping[str, Value]) -> Finished:
+    return Finished(
+        step=step,
+        values=values,
+        predictions=None,
+        save_student=lambda target: copy_folder(folder, target),
+    )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A student that has been through its stages."""
+
+    student: BertForSequenceClassification
+    fitted: Fitted
+    values: Mapping[str, Value]
+
+
+def _fit_stages(
+    attempt: _Attempt, known: _Knowledge, clock: Clock, *, identity: str
+) -> Generator[Report, None, _Made | None]:
+    """Every stage that is still to be trained; None, after `Interrupted`, if asked to leave."""
+    trial, settings = attempt.trial, attempt.settings
+    with clock("start"):
+        student = _student(attempt, known)
+        first = _begin(attempt, known, student)
+        place(student, attempt.device)
+        resumed = resumable(identity, resume_from=attempt.resume_from)
+        if resumed is not None:
+            first = resumed.stage
+        objectives = _objectives(attempt, known, student)
+    resumed_from_step = resumed.step if resumed else 0
+    yield Resolved(_resolved(attempt, known, student, objectives, resumed_from_step))
+    fitted: Fitted | None = None
+    first_step = first_term = 0
+    for index, (stage, objective) in enumerate(zip(trial.stages, objectives, strict=True)):
+        job = Fit(
+            identity=identity,
+            stage=index,
+            first_step=first_step,
+            first_term=first_term,
+            model=student,
+            objective=objective,
+            rows=known.data[index].rows,
+            tokens=known.tokens,
+            metrics=known.loaded.data.metrics,
+            # Until something trains the head, what it says of select means nothing.
+            evaluates=attempt.into is None
+            and (stage is trial.stages[-1] or any(trains_head(term) for term in stage.terms)),
+            vocabulary=_vocabulary(attempt, known, stage),
+            training=stage.training,
+            precision=settings.resolve(stage.training.precision),
+            seed=trial.seed,
+        )
+        first_step += job.num_steps
+        first_term += len(objective.terms)
+        if index < first:
+            continue
+        try:
+            with clock("teacher"):
+                outputs = _outputs(attempt, known, index, objective, job.precision)
+        except StoppedError:
+            yield Interrupted(resumed_from_step)
+            return None
+        fitted = yield from fit(
+            job,
+            outputs=outputs,
+            settings=settings,
+            clock=clock,
+            checkpoints=attempt.checkpoints,
+            resumed=resumed if resumed is not None and index == resumed.stage else None,
+            stop=attempt.stop,
+        )
+        if fitted is None:
+            return None
+    assert fitted is not None, "the last stage is never trained before"
+    for which in _teachers(known, trial, objectives):
+        attempt.assets.teacher(which).check_unchanged()
+    columns = _resolved_columns(attempt, known, student, objectives, resumed_from_step)
+    return _Made(student, fitted, {**columns, **fitted.values})
+
+
+def _objectives(
+    attempt: _Attempt, known: _Knowledge, student: BertForSequenceClassification
+) -> list[Objective]:
+    trial = attempt.trial
+    made = []
+    for stage in trial.stages:
+        head = None
+        if hides_tokens(stage.terms):
+            head = make_language_head(student.config, seed=trial.seed)
+        objective = build_objective(
+            stage,
+            student=sizes(student),
+            teacher=known.sizes,
+            seed=trial.seed,
+            language_head=head,
+        )
+        made.append(objective.to(attempt.device))
+    return made
+
+
+def _begin(attempt: _Attempt, known: _Knowledge, student: BertForSequenceClassification) -> int:
+    """Take over what first stages left; returns how many they are."""
+    if attempt.begin is None:
+        return 0
+    for num_stages in range(1, len(attempt.trial.stages)):
+        identity = stage_id(attempt.trial, known.digests, num_stages=num_stages)
+        if attempt.begin.name == identity:
+            StagesRecord.read(attempt.begin, identity=identity)
+            load_begun(attempt.begin, student)
+            return num_stages
+    raise CheckpointError(f"{attempt.begin} is not what this trial begins with")
+
+
+def _vocabulary(attempt: _Attempt, known: _Knowledge, stage: Stage) -> Vocabulary | None:
+    return attempt.assets.vocabulary(known.source) if hides_tokens(stage.terms) else None
+
+
+def _teachers(
+    known: _Knowledge, trial: Trial, objectives: Sequence[Objective]
+) -> list[Path | TeacherSource]:
+    """Whom the stages read."""
+    read = [
+        _who_teaches(known, stage)
+        for stage, objective in zip(trial.stages, objectives, strict=True)
+        if _reads_teacher(objective)
+    ]
+    return list(dict.fromkeys(read))
+
+
+def _who_teaches(known: _Knowledge, stage: Stage) -> Path | TeacherSource:
+    if stage.teacher == "pretrained":
+        return known.pretrained
+    assert known.folder is not None
+    return known.folder
 
 
 def _know(attempt: _Attempt, temporary: ExitStack) -> _Knowledge:
@@ -276,20 +467,44 @@ def _know(attempt: _Attempt, temporary: ExitStack) -> _Knowledge:
         found = record.digest
     if planned is not None:
         check_digest("teacher", found=found, planned=planned.teacher)
+    tokens = assets.tokens(loaded, source, max_length=trial.task.max_length)
+    data = tuple(
+        LoadedText(tokens.train, loaded.digest)
+        if stage.data == "task"
+        else assets.text(loaded, stage.data, source, max_length=trial.task.max_length)
+        for stage in trial.stages
+    )
+    texts = tuple(
+        each.digest for each, stage in zip(data, trial.stages, strict=True) if stage.data != "task"
+    )
+    if planned is not None:
+        for own, of_plan in zip(texts, planned.texts, strict=True):
+            check_digest("a stage's text", found=own, planned=of_plan)
     return _Knowledge(
         loaded=loaded,
-        tokens=assets.tokens(loaded, source, max_length=trial.task.max_length),
+        tokens=tokens,
         config=BertConfig.from_pretrained(folder_of(source)),
         source=source,
+        pretrained=locate_teacher(trial.teacher) if _reads_pretrained(trial) else source,
         folder=folder,
         record=record,
-        digests=Digests(task=loaded.digest, teacher=found),
+        digests=Digests(task=loaded.digest, teacher=found, texts=texts),
+        data=data,
     )
 
 
+def _reads_pretrained(trial: Trial) -> bool:
+    return any(stage.teacher == "pretrained" for stage in trial.stages)
+
+
 def _needs_prepared_teacher(trial: Trial) -> bool:
-    """Whether a trial reads the teacher that knows the task."""
-    reads = any(uses_teacher(term) for stage in trial.stages for term in stage.terms)
+    """Whether a trial reads what the preparation of its teacher makes."""
+    reads = any(
+        uses_teacher(term)
+        for stage in trial.stages
+        for term in stage.terms
+        if stage.teacher == "fine_tuned" or isinstance(term, MaskedLogits)
+    )
     start = trial.initialisation
     return reads or (not isinstance(start, str) and start.from_ == "fine_tuned")
 
@@ -331,7 +546,7 @@ def _student(attempt: _Attempt, known: _Knowledge) -> BertForSequenceClassificat
         initialise(student, start, fine_tuned=assets.teacher(known.folder).model, pretrained=None)
     else:
         source = locate_teacher(trial.teacher)
-        initialise(student, start, fine_tuned=None, pretrained=assets.pretrained(source))
+        initialise(student, start, fine_tuned=None, pretrained=assets.teacher(source).model)
     return student
 
 
@@ -340,15 +555,23 @@ def _reads_teacher(objective: Objective) -> bool:
 
 
 def _outputs(
-    attempt: _Attempt, known: _Knowledge, objective: Objective, precision: Precision
+    attempt: _Attempt, known: _Knowledge, index: int, objective: Objective, precision: Precision
 ) -> TeacherOutputs | None:
     if not _reads_teacher(objective):
         return None
-    assert known.folder is not None
-    return attempt.assets.outputs(
-        known.folder,
-        known.loaded.digest,
-        known.tokens,
+    stage, assets = attempt.trial.stages[index], attempt.assets
+    which = _who_teaches(known, stage)
+    if hides_tokens(stage.terms):
+        head = None
+        if WORDS in objective.teacher_needs:
+            assert known.folder is not None
+            head = assets.language_head(known.pretrained, known.folder)
+        return Online(assets.teacher(which).model, objective.teacher_needs, precision, head)
+    return assets.outputs(
+        which,
+        known.data[index].rows,
+        rows_digest=known.data[index].digest,
+        pad_token_id=known.tokens.pad_token_id,
         needs=objective.teacher_needs,
         sizes=known.sizes,
         precision=precision,
@@ -371,12 +594,8 @@ def _resolved(
     )
     terms = [{**term, "index": index} for index, term in enumerate(described)]
     steps = sum(
-        num_steps(
-            len(known.tokens.train),
-            batch_size=stage.training.batch_size,
-            epochs=stage.training.epochs,
-        )
-        for stage in attempt.trial.stages
+        stage_steps(stage.training, num_rows=len(data.rows))
+        for stage, data in zip(attempt.trial.stages, known.data, strict=True)
     )
     columns = _resolved_columns(attempt, known, student, objectives, resumed_from_step)
     return {"terms": terms, "steps": steps, **columns}
@@ -413,13 +632,18 @@ def _resolved_columns(
 
 
 def _feature_source(attempt: _Attempt, known: _Knowledge, objectives: Sequence[Objective]) -> str:
-    needs = [objective.teacher_needs for objective in objectives if _reads_teacher(objective)]
-    lengths = known.tokens.train.lengths
-    if not needs:
+    stages = zip(attempt.trial.stages, known.data, objectives, strict=True)
+    keeps = [
+        not hides_tokens(stage.terms)
+        and attempt.assets.keeps(
+            objective.teacher_needs, sizes=known.sizes, lengths=data.rows.lengths
+        )
+        for stage, data, objective in stages
+        if _reads_teacher(objective)
+    ]
+    if not keeps:
         return "none"
-    if all(attempt.assets.keeps(need, sizes=known.sizes, lengths=lengths) for need in needs):
-        return "cached as fp32"
-    return "online"
+    return "cached as fp32" if all(keeps) else "online"
 
 
 def _predictions(
@@ -429,7 +653,9 @@ def _predictions(
     fitted: Fitted,
 ) -> Predictions:
     """Logits on report in fp32, of the last weights and of the best; these stay in the student."""
-    tokens = known.tokens
+    tokens, chosen, logits = known.tokens, fitted.best, fitted.logits
+    assert chosen is not None, "the last stage reads select"
+    assert logits is not None, "the last stage reads select"
 
     def report_logits() -> Tensor:
         return predict(
@@ -442,14 +668,14 @@ def _predictions(
 
     last = report_logits()
     best = last
-    if fitted.best.step != fitted.step:
-        student.load_state_dict(fitted.best.weights)
+    if chosen.step != fitted.step:
+        student.load_state_dict(chosen.weights)
         best = report_logits()
     return Predictions(
         select=SplitPredictions(
             labels=tokens.select.labels.numpy(),
-            last=fitted.logits.numpy(),
-            best=fitted.best.logits.numpy(),
+            last=logits.numpy(),
+            best=chosen.logits.numpy(),
         ),
         report=SplitPredictions(
             labels=tokens.report.labels.numpy(), last=last.numpy(), best=best.numpy()

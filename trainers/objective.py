@@ -25,6 +25,7 @@ from ..search_spaces.schedules import Ratio, Threshold, followed, planned_factor
 from ..search_spaces.trial import Stage, canonical_json, canonical_term
 from .comparisons import Compared, TermLoss, term_loss
 from .features import Features, Needs, Sizes
+from .language import LanguageHead
 from .projection import make_projection
 from .streams import generator
 from .transport import Transport
@@ -47,11 +48,19 @@ class TermLosses(NamedTuple):
 class Objective(nn.Module):
     """A stage's terms as one function of two models' features; made by `build_objective`.
 
-    Its only parameters are the learned projections.
+    Its only parameters are the learned projections and a head for masked language modelling.
     """
 
-    def __init__(self, terms: Sequence[ResolvedTerm], *, seed: int) -> None:
+    def __init__(
+        self,
+        terms: Sequence[ResolvedTerm],
+        *,
+        seed: int,
+        language_head: LanguageHead | None = None,
+    ) -> None:
         super().__init__()
+        self.language_head = language_head
+        """The student's; None where no token is hidden."""
         self.terms = tuple(terms)
         """In the stage's canonical order."""
         self.student_needs = _needs(self.terms, "student")
@@ -96,6 +105,7 @@ class Objective(nn.Module):
         *,
         labels: Tensor,
         attention_mask: Tensor,
+        targets: Tensor | None = None,
         progress: float = 0.0,
     ) -> TermLosses:
         """The losses of one batch; gradients flow into the student and the projections alone.
@@ -106,10 +116,13 @@ class Objective(nn.Module):
                 no term reads a teacher.
             labels: Class indices, shape [B].
             attention_mask: Shape [B, L]; 0 is padding.
+            targets: What hidden tokens were, shape [B, L], -100 at others; None: none is hidden.
             progress: Share of the stage's steps that are done, for what changes on the way.
         """
         assert teacher is not None or not self.teacher_needs, "a term reads the teacher"
-        compared = Compared(student, teacher or {}, labels, attention_mask.bool(), progress)
+        compared = Compared(
+            student, teacher or {}, labels, attention_mask.bool(), progress, targets
+        )
         # Lower precision is for the models; their features are compared in float32.
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
@@ -185,7 +198,14 @@ class Objective(nn.Module):
         return projected
 
 
-def build_objective(stage: Stage, *, student: Sizes, teacher: Sizes, seed: int) -> Objective:
+def build_objective(
+    stage: Stage,
+    *,
+    student: Sizes,
+    teacher: Sizes,
+    seed: int,
+    language_head: LanguageHead | None = None,
+) -> Objective:
     """Check and resolve a stage's terms, and draw their projections.
 
     Args:
@@ -193,6 +213,7 @@ def build_objective(stage: Stage, *, student: Sizes, teacher: Sizes, seed: int) 
         student: Sizes of the model that learns.
         teacher: Sizes of the model that teaches.
         seed: The trial's seed.
+        language_head: The student's, where the stage hides tokens.
 
     Raises:
         GridError: A term does not fit these two models; all such terms are named at once.
@@ -203,7 +224,7 @@ def build_objective(stage: Stage, *, student: Sizes, teacher: Sizes, seed: int) 
         raise GridError(
             [Problem(f"terms.{each.field}", each.what, each.mend) for each in error.misfits]
         ) from None
-    return Objective(resolved, seed=seed)
+    return Objective(resolved, seed=seed, language_head=language_head)
 
 
 def _make_projections(resolved: ResolvedTerm, *, seed: int) -> nn.ModuleDict:

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
     from .batches import Batch, Split
     from .features import Sizes
+    from .language import LanguageHead
     from .settings import Precision
 
 BATCH_SIZE = 32
 """Of the canonical pass."""
 
 _FP32_BYTES = 4
+_NOT_KEPT = "hidden tokens are others in every step"
 
 
 class TeacherOutputs(Protocol):
@@ -54,11 +56,18 @@ class Online:
     teacher: nn.Module
     needs: Needs
     precision: Precision
+    language_head: LanguageHead | None = None
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Features:
         """The outputs of one forward pass."""
-        return forward(self.teacher, batch, self.needs, precision=self.precision)
+        return forward(
+            self.teacher,
+            batch,
+            self.needs,
+            precision=self.precision,
+            language_head=self.language_head,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ def feature_bytes(feature: Feature, *, sizes: Sizes, lengths: Tensor) -> int:
             numbers = int(lengths.sum()) * sizes.hidden_size
         case "attentions":
             numbers = int(lengths.square().sum()) * sizes.num_attention_heads
+        case "words":
+            raise AssertionError(_NOT_KEPT)
         case _:
             assert_never(feature.kind)
     return numbers * _FP32_BYTES
@@ -149,6 +160,8 @@ def canonical_pass(
                     packed[tokens[mask]] = output[mask]
                 case "attentions":
                     packed[pairs[pair_mask]] = output.permute(0, 2, 3, 1)[pair_mask]
+                case "words":
+                    raise AssertionError(_NOT_KEPT)
                 case _:
                     assert_never(feature.kind)
     return kept
@@ -162,6 +175,8 @@ def _packed_rows(feature: Feature, split: Split, squares: Tensor) -> int:
             return int(split.offsets[-1])
         case "attentions":
             return int(squares[-1])
+        case "words":
+            raise AssertionError(_NOT_KEPT)
 
 
 def _pair_index(offsets: Tensor, squares: Tensor, rows: Tensor, mask: Tensor) -> Tensor:

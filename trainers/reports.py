@@ -58,12 +58,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last report of a trial or a teacher that came to its end."""
+    """The last report of a trial, of its first stages or of a teacher that came to its end."""
 
     step: int
     values: Mapping[str, Value]
     """Metrics and provenance by column name."""
-    predictions: Predictions
+    predictions: Predictions | None
+    """None for stages that come before a trial's last."""
     save_student: Callable[[Path], None]
     """Writes the model that was chosen on select into a folder, as `save_pretrained` would."""
 

@@ -73,16 +73,7 @@ def read_rows(columns: Columns, *, place: str, text: Sequence[str], label: str) 
     Raises:
         DataError: Every column that is missing or holds what a text or a label cannot be.
     """
-    problems = [
-        Problem(
-            place,
-            f"{columns.source} has no column `{name}`; it has {_listed(columns.names)}",
-            did_you_mean(name, columns.names),
-        )
-        for name in (*text, label)
-        if name not in columns.values
-    ]
-    texts = [columns.values[name] for name in text if name in columns.values]
+    problems = [*_missing(columns, (*text, label), place=place)]
     for name in text:
         if name in columns.values:
             problems += _text_problems(columns, name, place=place)
@@ -95,8 +86,41 @@ def read_rows(columns: Columns, *, place: str, text: Sequence[str], label: str) 
         problems.append(Problem(place, f"{columns.source} has no rows", "Give it labelled rows."))
     if problems:
         raise DataError(problems)
-    pairs = tuple(zip(*(map(str, column) for column in texts), strict=True))
-    return RawRows(columns.source, pairs, labels, columns.class_names)
+    return RawRows(columns.source, _texts(columns, text), labels, columns.class_names)
+
+
+def read_texts(columns: Columns, *, place: str, text: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Texts out of columns; other columns, labels among them, are not looked at.
+
+    Args:
+        columns: The values.
+        place: The grid's path that named the source, for messages.
+        text: The text columns.
+
+    Raises:
+        DataError: Every column that is missing or holds what a text cannot be.
+    """
+    problems = [*_missing(columns, text, place=place)]
+    for name in text:
+        if name in columns.values:
+            problems += _text_problems(columns, name, place=place)
+    if problems:
+        raise DataError(problems)
+    return _texts(columns, text)
+
+
+def _missing(columns: Columns, names: Sequence[str], *, place: str) -> Iterable[Problem]:
+    for name in names:
+        if name not in columns.values:
+            yield Problem(
+                place,
+                f"{columns.source} has no column `{name}`; it has {_listed(columns.names)}",
+                did_you_mean(name, columns.names),
+            )
+
+
+def _texts(columns: Columns, text: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple(zip(*(map(str, columns.values[name]) for name in text), strict=True))
 
 
 def class_order(train: RawRows, known: tuple[str, ...] | None) -> tuple[str, ...]:

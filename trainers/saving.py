@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,3 +34,8 @@ def save_model(
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     for name, content in tokenizer.items():
         (folder / name).write_bytes(content)
+
+
+def copy_folder(folder: Path, target: Path) -> None:
+    """Everything of a folder into another, which is made."""
+    shutil.copytree(folder, target, dirs_exist_ok=True)

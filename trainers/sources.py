@@ -9,10 +9,13 @@ from typing import Any
 
 from ..search_spaces.embedded import EMBEDDED_EXTRA, EMBEDDED_MODELS, embedded_model_folder
 from ..search_spaces.errors import Problem, TeacherError
+from ..search_spaces.stages import Text
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import digest
+from .rows import digest_texts
 from .suggestions import did_you_mean
 from .tasks import TaskData, task_digest
+from .texts import unlabelled_texts
 
 TEACHER_DIGEST_VERSION = 1
 """Raised when what a teacher's digest covers changes; every trial id changes with it."""
@@ -87,15 +90,18 @@ def teacher_digest(teacher: Teacher, source: TeacherSource, data: TaskData, task
     whole task is, report rows included, because what is kept of a prepared teacher holds its
     outputs and figures for them.
     """
-    return digest(
-        {
-            "version": TEACHER_DIGEST_VERSION,
-            "model": _content(source),
-            "fine_tune": teacher.fine_tune
-            and teacher.fine_tune.model_dump(mode="json", exclude_defaults=True),
-            "task": task_digest(data, task),
-        }
-    )
+    content = {
+        "version": TEACHER_DIGEST_VERSION,
+        "model": _content(source),
+        "fine_tune": teacher.fine_tune
+        and teacher.fine_tune.model_dump(mode="json", exclude_defaults=True),
+        "task": task_digest(data, task),
+    }
+    if (head := teacher.language_head) is not None:
+        texts = digest_texts(unlabelled_texts(data, Text(text=head.text)))
+        said = head.model_dump(mode="json", exclude_defaults=True, exclude={"text"})
+        content["language_head"] = {**said, "texts": texts}
+    return digest(content)
 
 
 def tokenizer_digest(source: TeacherSource) -> str:
@@ -195,7 +201,7 @@ def _cached(model: str, revision: str) -> Path | None:
         (
             (folder / "config.json").is_file(),
             tokenizer_vocabulary(folder),
-            _weight_files(folder),
+            weight_files(folder),
         )
     )
     return folder if is_whole else None
@@ -268,7 +274,7 @@ def _check_tokenizer(folder: Path) -> None:
 def _check_weights(folder: Path) -> None:
     from safetensors import SafetensorError
 
-    files = _weight_files(folder)
+    files = weight_files(folder)
     if not files:
         pickled = [name for name in _PICKLES if (folder / name).exists()]
         if pickled:
@@ -287,7 +293,8 @@ def _check_weights(folder: Path) -> None:
             ) from error
 
 
-def _weight_files(folder: Path) -> tuple[str, ...]:
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The names of the safetensors files that hold a folder's weights."""
     if (folder / _WEIGHTS).is_file():
         return (_WEIGHTS,)
     if (folder / _INDEX).is_file():
@@ -306,7 +313,7 @@ def _tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _head_outputs(folder: Path) -> int | None:
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in _weight_files(folder):
+    for name in weight_files(folder):
         shapes |= _tensor_shapes(folder / name)
     head = shapes.get("classifier.weight")
     return head[0] if head else None
@@ -334,7 +341,7 @@ def _content(source: TeacherSource) -> object:
     if source.revision is not None:
         return f"{source.model}@{source.revision}"
     folder = folder_of(source)
-    return _digests(folder, ("config.json", *TOKENIZER_FILES, *_weight_files(folder)))
+    return _digests(folder, ("config.json", *TOKENIZER_FILES, *weight_files(folder)))
 
 
 def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:

@@ -8,8 +8,10 @@ Roles, the first of which names the stream:
 * `"backbone"`, a parameter's name, and `"head"`, a parameter's name: a student's random weights;
 * `"projection"`, a term's canonical JSON, a layer pair: a learned projection;
 * `"matching"`, a term's canonical JSON, an epoch: the layers that a rule draws anew;
+* `"language_head"`, a parameter's name: a stage's head for masked language modelling;
 * `"order"`, an epoch: the order of the rows;
-* `"dropout"`: the masks of a student's dropout.
+* `"hidden"`, a stage, a step: the tokens that are hidden;
+* `"dropout"`, and a stage's index but for the first: the masks of a student's dropout.
 """
 
 import hashlib

@@ -38,6 +38,10 @@ class TaskData:
     """Every metric that is computed, the main one first; accuracy is always among them."""
     dropped: Mapping[str, int]
     """How many rows were dropped before training, by reason."""
+    unlimited: tuple[tuple[str, ...], ...]
+    """The texts of train before its limit."""
+    text: tuple[str, ...]
+    """The text columns of the source."""
 
 
 def load_task(task: Task) -> TaskData:
@@ -57,13 +61,16 @@ def load_task(task: Task) -> TaskData:
     classes = class_order(raw["train"], source.classes)
     rows = _encode(raw, classes, source=source, choice=choice)
     metrics = _metrics(task, source, classes)
-    train, select, report, dropped = _split(rows, choice, task=task, classes=classes)
+    whole, select, report, dropped = _split(rows, choice, task=task, classes=classes)
+    train = limit_rows(whole, task.limit.train, seed=task.limit.seed, role="train")
     _check_classes({"train": train, "select": select, "report": report}, classes)
     return TaskData(
         name=source.name,
         train=train,
+        unlimited=whole.texts,
         select=select,
         report=report,
+        text=source.text,
         classes=classes,
         metric=metrics[0],
         metrics=metrics,
@@ -227,7 +234,7 @@ def _split(
     in_report = len(train) + len(select) - len(kept_train) - len(kept_select)
     limit = task.limit
     return (
-        limit_rows(kept_train, limit.train, seed=limit.seed, role="train"),
+        kept_train,
         limit_rows(kept_select, limit.select, seed=limit.seed, role="select"),
         report,
         [

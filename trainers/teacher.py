@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +14,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..search_spaces.errors import DataError, Problem, TeacherError
-from ..search_spaces.knowledge import HardLabels
-from ..search_spaces.training import (
-    Evaluate,
-    FineTune,
-    Training,
-)
+from ..search_spaces.knowledge import HardLabels, MaskedLabels
+from ..search_spaces.stages import Text
+from ..search_spaces.training import Evaluate, FineTune, Training
 from ..search_spaces.trial import Digests, make_stage
 from .assets import Assets
 from .bert import parts, sizes
-from .checkpoint import remove_partial, whole_folder
+from .checkpoint import Checkpoint, remove_partial, whole_folder
 from .clock import Clock
 from .evaluate import majority_share, predict, score_logits
 from .fit import Fit, fit, resumable
 from .forward import place
 from .frozen import LOGITS, WEIGHTS, TeacherRecord, load_classifier, load_teacher, teacher_logits
+from .language import make_language_head, save_language_head
 from .objective import build_objective
 from .reports import (
     Finished,
@@ -38,7 +36,7 @@ from .reports import (
     SplitPredictions,
     Value,
 )
-from .saving import save_model, tokenizer_files
+from .saving import copy_folder, save_model, tokenizer_files
 from .settings import Settings
 from .sources import (
     TeacherSource,
@@ -85,8 +83,9 @@ def prepare_teacher(
     """Make a teacher ready for a task's trials, yielding reports like a trial's.
 
     A teacher with `fine_tune` gets a new head and learns the task's hard labels; its last weights
-    stay. One without has its logits put into the order of the task's classes. Either way the
-    folder `into` then holds the model, its tokenizer, its logits on select and report and
+    stay. One without has its logits put into the order of the task's classes. With `language_head`
+    a head for masked language modelling is trained before, on the encoder as it is then. The folder
+    `into` then holds the model, its tokenizer, its logits on select and report, that head and
     `teacher.json`; it is there whole or not at all. One that is there already is reported again.
 
     Args:
@@ -186,21 +185,49 @@ def _prepare(asked: _Preparation) -> Generator[Report, None, None]:
         order = check_classes(known.source, known.loaded.data, asked.teacher)
         model = _model(asked.teacher, known, order)
         place(model, asked.device)
+        head = _head_job(asked, known)
+        tuning = _fine_tuning(asked, known, model, after=head)
+        jobs = [job for job in (head, tuning) if job is not None]
+        resumed = {job.stage: _resumed(asked, job) for job in jobs}
+        waiting = _head_folder(asked, known)
+        steps = [each.step for each in resumed.values() if each is not None]
+        if head is not None and waiting.is_dir():
+            steps.append(head.num_steps)
     values: dict[str, Value] = {**count_parameters(model)}
-    resolved = {"class_order": list(order), **values}
+    from_step = max(steps, default=0)
+    yield Resolved(
+        {
+            "class_order": list(order),
+            **values,
+            "terms": [{**term, "index": n} for n, term in enumerate(_described(jobs))],
+            "steps": sum(job.num_steps for job in jobs),
+            "resumed_from_step": from_step,
+        }
+    )
     fitted: Fitted | None = None
-    if asked.teacher.fine_tune is None:
-        yield Resolved({**resolved, "terms": [], "steps": 0, "resumed_from_step": 0})
-    else:
-        fitted = yield from _fine_tune(asked, known, model, clock, resolved)
+    for job in jobs:
+        if job is head and waiting.is_dir():
+            continue
+        fitted = yield from fit(
+            job,
+            outputs=None,
+            settings=asked.settings,
+            clock=clock,
+            checkpoints=asked.checkpoints and asked.checkpoints / _PARTS[job.stage],
+            resumed=resumed[job.stage],
+            stop=asked.stop,
+        )
         if fitted is None:
             return
-        values |= fitted.values
+        if job is head:
+            _keep_head(job, waiting)
+        else:
+            values |= fitted.values
     with clock("evaluate"):
         logits = _logits(asked, known, model)
     values |= {
         **_measured(logits, known),
-        "resumed_from_step": fitted.resumed_from_step if fitted else 0,
+        "resumed_from_step": from_step,
         "primary_metric": known.loaded.data.metric,
         "precision": asked.settings.precision,
         "device": asked.settings.device,
@@ -209,6 +236,8 @@ def _prepare(asked: _Preparation) -> Generator[Report, None, None]:
     step = fitted.step if fitted else 0
     with clock("write"), whole_folder(asked.into) as folder:
         weights = _write(model, known.source, logits, folder)
+        if head is not None:
+            copy_folder(waiting, folder)
         values |= {"teacher_weights": weights, **clock.columns()}
         TeacherRecord(
             digest=known.digest,
@@ -218,6 +247,7 @@ def _prepare(asked: _Preparation) -> Generator[Report, None, None]:
             step=step,
             values=values,
         ).write(folder)
+    shutil.rmtree(waiting, ignore_errors=True)
     yield _finished(step, values, logits, known=known, folder=asked.into)
 
 
@@ -233,35 +263,17 @@ def _know(asked: _Preparation) -> _Known:
     return _Known(loaded=loaded, source=source, digest=digest, tokens=tokens)
 
 
-def _fine_tune(
-    asked: _Preparation,
-    known: _Known,
-    model: BertForSequenceClassification,
-    clock: Clock,
-    resolved: Mapping[str, object],
-) -> Generator[Report, None, Fitted | None]:
-    assert asked.teacher.fine_tune is not None
-    with clock("start"):
-        job = _job(asked.teacher.fine_tune, model, known, asked.settings)
-        resumed = resumable(job.identity, resume_from=asked.resume_from)
-    yield Resolved(
-        {
-            **resolved,
-            "terms": job.objective.describe(),
-            "steps": job.num_steps,
-            "resumed_from_step": resumed.step if resumed else 0,
-        }
-    )
-    return (
-        yield from fit(
-            job,
-            settings=asked.settings,
-            clock=clock,
-            checkpoints=asked.checkpoints,
-            resumed=resumed,
-            stop=asked.stop,
-        )
-    )
+_PARTS = ("", "language_head")
+"""Where the checkpoints of each stage of a preparation lie, below the folder of them all."""
+
+
+def _resumed(asked: _Preparation, job: Fit) -> Checkpoint | None:
+    before = asked.resume_from
+    return resumable(job.identity, resume_from=before and before / _PARTS[job.stage])
+
+
+def _described(jobs: Sequence[Fit]) -> Iterator[dict[str, object]]:
+    return (term for job in jobs for term in job.objective.describe())
 
 
 def _again(into: Path, known: _Known) -> Finished:
@@ -280,9 +292,12 @@ def _again(into: Path, known: _Known) -> Finished:
     return _finished(record.step, record.values, teacher_logits(into), known=known, folder=into)
 
 
-def _job(
-    fine_tune: FineTune, model: BertForSequenceClassification, known: _Known, settings: Settings
-) -> Fit:
+def _fine_tuning(
+    asked: _Preparation, known: _Known, model: BertForSequenceClassification, *, after: Fit | None
+) -> Fit | None:
+    fine_tune = asked.teacher.fine_tune
+    if fine_tune is None:
+        return None
     training = Training(
         learning_rate=fine_tune.learning_rate,
         epochs=fine_tune.epochs,
@@ -297,17 +312,74 @@ def _job(
     return Fit(
         identity=f"teacher-{known.digest}",
         stage=0,
-        first_step=0,
-        first_term=0,
+        first_step=after.num_steps if after else 0,
+        first_term=len(after.objective.terms) if after else 0,
         model=model,
         objective=build_objective(stage, student=own, teacher=own, seed=fine_tune.seed),
-        outputs=None,
+        rows=known.tokens.train,
         tokens=known.tokens,
         metrics=known.loaded.data.metrics,
+        evaluates=True,
+        vocabulary=None,
         training=training,
-        precision=settings.precision,
+        precision=asked.settings.precision,
         seed=fine_tune.seed,
     )
+
+
+def _head_job(asked: _Preparation, known: _Known) -> Fit | None:
+    """Train a head for masked language modelling on the pre-trained encoder, which stays."""
+    wanted, assets = asked.teacher.language_head, asked.assets
+    if wanted is None:
+        return None
+    training = Training(
+        learning_rate=wanted.learning_rate,
+        epochs=wanted.epochs,
+        batch_size=wanted.batch_size,
+        dropout=0,
+        evaluate=Evaluate(times=1),
+    )
+    stage = make_stage((MaskedLabels(kind="masked_labels"),), training)
+    encoder, _ = load_classifier(folder_of(known.source), may_lack=(_HEAD, _POOLER))
+    place(encoder.requires_grad_(requires_grad=False), asked.device)
+    own = sizes(encoder)
+    objective = build_objective(
+        stage,
+        student=own,
+        teacher=own,
+        seed=wanted.seed,
+        language_head=make_language_head(encoder.config, seed=wanted.seed),
+    )
+    text = assets.text(
+        known.loaded, Text(text=wanted.text), known.source, max_length=asked.task.max_length
+    )
+    return Fit(
+        identity=f"language-head-{known.digest}",
+        stage=1,
+        first_step=0,
+        first_term=0,
+        model=encoder,
+        objective=objective.to(asked.device),
+        rows=text.rows,
+        tokens=known.tokens,
+        metrics=known.loaded.data.metrics,
+        evaluates=False,
+        vocabulary=assets.vocabulary(known.source),
+        training=training,
+        precision=asked.settings.precision,
+        seed=wanted.seed,
+    )
+
+
+def _head_folder(asked: _Preparation, known: _Known) -> Path:
+    """Where a trained head waits until its teacher is prepared."""
+    return asked.into.with_name(f"{known.digest[:16]}-language-head")
+
+
+def _keep_head(job: Fit, waiting: Path) -> None:
+    assert job.objective.language_head is not None
+    with whole_folder(waiting) as folder:
+        save_language_head(job.objective.language_head, folder)
 
 
 def _model(
@@ -419,9 +491,5 @@ def _finished(
         step=step,
         values=values,
         predictions=Predictions(select=select, report=report),
-        save_student=lambda target: _copy(folder, target),
+        save_student=lambda target: copy_folder(folder, target),
     )
-
-
-def _copy(folder: Path, target: Path) -> None:
-    shutil.copytree(folder, target, dirs_exist_ok=True)

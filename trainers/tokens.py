@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..search_spaces.errors import Problem, TeacherError
 from ..search_spaces.trial import digest
-from .rows import Rows, digest_texts
+from .rows import digest_texts
 from .sources import (
     TeacherSource,
     folder_of,
@@ -28,6 +28,9 @@ from .tasks import TaskData
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+NO_LABEL = -100
+"""Stands where a row has no label; the index that cross-entropy leaves out."""
 
 _CACHE_VERSION = 1
 _MANIFEST = "manifest.json"
@@ -92,30 +95,53 @@ def tokenise(
         TeacherError: The tokenizer is missing or damaged, or its tokens do not fit the teacher.
     """
     splits = {"train": data.train, "select": data.select, "report": data.report}
+    texts = {name: rows.texts for name, rows in splits.items()}
+    arrays = _tokenised(texts, source, max_length=max_length, cache=cache)
+    return TokenisedTask(
+        **{name: _split(arrays, name, rows.labels) for name, rows in splits.items()},
+        pad_token_id=read_config(source).get("pad_token_id") or 0,
+    )
+
+
+def tokenise_texts(
+    texts: Sequence[tuple[str, ...]], source: TeacherSource, *, max_length: int, cache: Path
+) -> TokenisedSplit:
+    """Texts without labels as the teacher's tokens; labels are `NO_LABEL`. See `tokenise`."""
+    arrays = _tokenised({"texts": texts}, source, max_length=max_length, cache=cache)
+    return _split(arrays, "texts", np.full(len(texts), NO_LABEL, dtype=np.int64))
+
+
+def _tokenised(
+    texts: Mapping[str, Sequence[tuple[str, ...]]],
+    source: TeacherSource,
+    *,
+    max_length: int,
+    cache: Path,
+) -> Mapping[str, npt.NDArray[Any]]:
     tokenizer = load_tokenizer(source, max_length=max_length)
+    num_texts = len(next(iter(texts.values()))[0])
     config = read_config(source)
-    _check_fit(tokenizer, config, source, max_length=max_length, texts=len(data.train.texts[0]))
+    _check_fit(tokenizer, config, source, max_length=max_length, texts=num_texts)
     key = digest(
         {
             "version": _CACHE_VERSION,
-            "texts": {name: digest_texts(rows.texts) for name, rows in splits.items()},
+            "texts": {name: digest_texts(each) for name, each in texts.items()},
             "tokenizer": tokenizer_digest(source),
             "library": version("tokenizers"),
             "max_length": max_length,
         }
     )
-    arrays = _made_once(cache / "tokens" / key, splits, tokenizer)
-    return TokenisedTask(
-        **{
-            name: TokenisedSplit(
-                input_ids=arrays[f"{name}.input_ids"],
-                token_type_ids=arrays[f"{name}.token_type_ids"],
-                offsets=arrays[f"{name}.offsets"],
-                labels=rows.labels,
-            )
-            for name, rows in splits.items()
-        },
-        pad_token_id=config.get("pad_token_id") or 0,
+    return _made_once(cache / "tokens" / key, texts, tokenizer)
+
+
+def _split(
+    arrays: Mapping[str, npt.NDArray[Any]], name: str, labels: npt.NDArray[np.int64]
+) -> TokenisedSplit:
+    return TokenisedSplit(
+        input_ids=arrays[f"{name}.input_ids"],
+        token_type_ids=arrays[f"{name}.token_type_ids"],
+        offsets=arrays[f"{name}.offsets"],
+        labels=labels,
     )
 
 
@@ -236,7 +262,7 @@ def _check_fit(
 
 
 def _made_once(
-    folder: Path, splits: Mapping[str, Rows], tokenizer: "Tokenizer"
+    folder: Path, texts: Mapping[str, Sequence[tuple[str, ...]]], tokenizer: "Tokenizer"
 ) -> Mapping[str, npt.NDArray[Any]]:
     from filelock import FileLock
 
@@ -246,7 +272,7 @@ def _made_once(
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if (arrays := _read(folder)) is not None:
             return arrays
-        _make(folder, splits, tokenizer)
+        _make(folder, texts, tokenizer)
         if (arrays := _read(folder)) is None:
             raise OSError(f"{folder} does not read back as it was written")
         return arrays
@@ -265,13 +291,15 @@ def _read(folder: Path) -> Mapping[str, npt.NDArray[Any]] | None:
         return None
 
 
-def _make(folder: Path, splits: Mapping[str, Rows], tokenizer: "Tokenizer") -> None:
+def _make(
+    folder: Path, texts: Mapping[str, Sequence[tuple[str, ...]]], tokenizer: "Tokenizer"
+) -> None:
     # Whoever made this one before was killed: the lock is ours.
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for split, rows in splits.items():
-        for name, array in _tokens(rows, tokenizer).items():
+    for split, each in texts.items():
+        for name, array in _tokens(each, tokenizer).items():
             np.save(partial / f"{split}.{name}.npy", array, allow_pickle=False)
     checksums = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
     (partial / _MANIFEST).write_text(json.dumps(checksums), encoding="utf-8")
@@ -280,11 +308,13 @@ def _make(folder: Path, splits: Mapping[str, Rows], tokenizer: "Tokenizer") -> N
     partial.rename(folder)
 
 
-def _tokens(rows: Rows, tokenizer: "Tokenizer") -> dict[str, npt.NDArray[Any]]:
+def _tokens(
+    texts: Sequence[tuple[str, ...]], tokenizer: "Tokenizer"
+) -> dict[str, npt.NDArray[Any]]:
     input_ids: list[npt.NDArray[np.int32]] = []
     token_type_ids: list[npt.NDArray[np.uint8]] = []
     lengths: list[int] = [0]
-    for some in _batched(rows.texts):
+    for some in _batched(texts):
         encodings = tokenizer.encode_batch_fast(
             [text if len(text) > 1 else text[0] for text in some]
         )

@@ -27,7 +27,7 @@ def clean(kind: FeatureKind, feature: Tensor, token_mask: Tensor) -> Tensor:
     """
     feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
     match kind:
-        case "logits":
+        case "logits" | "words":
             return feature
         case "attentions":
             return torch.where(token_pairs(token_mask).unsqueeze(1), feature, 0.0)

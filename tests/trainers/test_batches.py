@@ -10,7 +10,7 @@ from kdsweep.trainers.batches import (
     collate,
     epoch_batches,
     length_batches,
-    num_steps,
+    steps_per_epoch,
 )
 
 LENGTHS = torch.randint(3, 60, (403,), generator=torch.Generator().manual_seed(0))
@@ -38,11 +38,11 @@ def test_every_row_comes_exactly_once_an_epoch(
 ) -> None:
     batches = epoch_batches(torch.tensor(lengths), batch_size=batch_size, seed=seed, epoch=epoch)
     assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
-    assert len(batches) == num_steps(len(lengths), batch_size=batch_size, epochs=1)
+    assert len(batches) == steps_per_epoch(len(lengths), batch_size=batch_size)
 
 
 def test_the_last_partial_batch_counts_as_a_step() -> None:
-    assert num_steps(33, batch_size=16, epochs=2) == 6
+    assert steps_per_epoch(33, batch_size=16) == 3
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:

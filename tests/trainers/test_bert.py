@@ -211,7 +211,7 @@ def test_another_kind_of_model_is_refused_by_name(make_batch: MakeBatch) -> None
 def test_sizes_are_those_of_the_model(make_bert: MakeBert) -> None:
     model = make_bert(layers=2, width=24, heads=3, num_labels=5)
     assert sizes(model) == Sizes(
-        num_hidden_layers=2, hidden_size=24, num_attention_heads=3, num_labels=5
+        num_hidden_layers=2, hidden_size=24, num_attention_heads=3, num_labels=5, vocab_size=60
     )
 
 

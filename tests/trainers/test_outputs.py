@@ -42,8 +42,9 @@ def outputs_of(
 ) -> TeacherOutputs:
     return assets.outputs(
         world.prepared,
-        assets.task(world.task).digest,
-        tokens_of(world, assets),
+        tokens_of(world, assets).train,
+        rows_digest=assets.task(world.task).digest,
+        pad_token_id=tokens_of(world, assets).pad_token_id,
         needs=needs,
         sizes=SIZES,
         precision="fp32",

@@ -40,6 +40,8 @@ def data_of(*classes: str) -> TaskData:
         metric="accuracy",
         metrics=("accuracy",),
         dropped={},
+        unlimited=(),
+        text=("text",),
     )
 
 

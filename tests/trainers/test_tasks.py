@@ -381,6 +381,8 @@ def small(**changes: object) -> TaskData:
         metric="accuracy",
         metrics=("accuracy",),
         dropped={},
+        unlimited=(),
+        text=("text",),
     )
     return replace(data, **changes)  # type: ignore[arg-type]
 

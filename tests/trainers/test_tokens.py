@@ -43,6 +43,8 @@ def data_of(*texts: tuple[str, ...]) -> TaskData:
         metric="accuracy",
         metrics=("accuracy",),
         dropped={},
+        unlimited=(),
+        text=("text",),
     )
 
 
@@ -192,7 +194,7 @@ from kdsweep.trainers.tokens import tokenise
 
 folder, cache, mark = map(Path, sys.argv[1:])
 rows = Rows(tuple((f"the cat {n}",) for n in range(5000)), np.zeros(5000, dtype=np.int64))
-data = TaskData("data", rows, rows, rows, ("a", "b"), "accuracy", ("accuracy",), {})
+data = TaskData("data", rows, rows, rows, ("a", "b"), "accuracy", ("accuracy",), {}, (), ("text",))
 {before}
 made = tokenise(data, TeacherSource("tiny", folder, None), max_length=8, cache=cache)
 (manifest,) = cache.glob("tokens/*/manifest.json")

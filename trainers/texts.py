@@ -1,0 +1,59 @@
+"""Text without labels: what a stage trains on beside, or in place of, the task's rows."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..search_spaces.errors import DataError, Problem
+from ..search_spaces.stages import Text
+from .local_files import read_columns
+from .rows import read_texts
+from .tasks import TaskData
+
+Texts = tuple[tuple[str, ...], ...]
+"""The one or two texts of each row."""
+
+_LINES = ".txt"
+_PLACE = "stages.data.text"
+
+
+def unlabelled_texts(data: TaskData, wanted: Text | str) -> Texts:
+    """The texts that a stage names, each once, without those of select and report.
+
+    Args:
+        data: The task.
+        wanted: Local text, or `unlabelled` for all rows that train had before its limit.
+
+    Raises:
+        DataError: The file is missing, damaged, without the task's text columns, or without a
+            text that is not in select or report.
+    """
+    match wanted:
+        case "unlabelled":
+            found: Iterable[tuple[str, ...]] = data.unlimited
+            place, name = "stages.data", "train"
+        case Text(text=path):
+            found = _read(Path(path), columns=data.text)
+            place, name = _PLACE, path
+        case _:
+            raise AssertionError(f"{wanted} is no data without labels")
+    unwanted = {*data.select.texts, *data.report.texts}
+    kept = tuple(text for text in dict.fromkeys(found) if text not in unwanted)
+    if not kept:
+        what = f"{name} has no text that is not in select or report"
+        raise DataError([Problem(place, what, "Give other text.")])
+    return kept
+
+
+def _read(path: Path, *, columns: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    if path.suffix.lower() != _LINES:
+        found = read_columns(path, place=_PLACE, columns=columns)
+        return read_texts(found, place=_PLACE, text=columns)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror or error}"
+        raise DataError([Problem(_PLACE, what, "Correct the path.")]) from error
+    except UnicodeDecodeError as error:
+        mend = "Write it as UTF-8, for example with `iconv -f latin1 -t utf-8`."
+        raise DataError([Problem(_PLACE, f"{path} is not UTF-8: {error}", mend)]) from error
+    return ((line.strip(),) for line in lines if line.strip())
