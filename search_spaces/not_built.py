@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 NOT_BUILT = "is not built yet"
 
-KINDS = frozenset({"crd"})
 STAGE_KEYS = frozenset({"data", "teacher", "share"})
 """Keys of a stage that need more than the task's own rows and the fine-tuned teacher."""
 MATCHINGS = frozenset({"search"})

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from .axes import AxisValue, labelled, refuse_not_built, take_label, validated_axis
 from .knowledge import TERM_CLASSES, Term, kind_of, term_label
-from .not_built import KINDS, NOT_BUILT, STAGE_KEYS
+from .not_built import NOT_BUILT, STAGE_KEYS
 from .recipes import RECIPES, recipe
 from .report import Report, did_you_mean, show
 from .sentences import Finding, known_keys
@@ -156,9 +156,6 @@ def _read_term(item: object, *, at: Path, report: Report) -> Term | None:
     kind = item["kind"]
     if not isinstance(kind, str):
         report.add(place, f"{show(kind)} is not a kind", _MEND)
-        return None
-    if kind in KINDS:
-        report.add(place, f"kind `{kind}` {NOT_BUILT}", _MEND)
         return None
     if kind in RECIPES:
         what = f"recipe `{kind}` stands among terms"

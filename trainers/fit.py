@@ -234,6 +234,8 @@ class _Run:
                 labels=batch.labels,
                 attention_mask=batch.attention_mask,
                 progress=self.step / job.num_steps,
+                rows=batch.rows,
+                step=self.step,
             )
             values = {}
             if measures_gradients:

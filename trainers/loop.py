@@ -186,9 +186,13 @@ def _train_student(
         identity = trial_id(trial, known.digests)
         resumed = resumable(identity, resume_from=attempt.resume_from)
         objectives = [
-            build_objective(stage, student=sizes(student), teacher=known.sizes, seed=trial.seed).to(
-                attempt.device
-            )
+            build_objective(
+                stage,
+                student=sizes(student),
+                teacher=known.sizes,
+                seed=trial.seed,
+                num_rows=len(known.tokens.train),
+            ).to(attempt.device)
             for stage in trial.stages
         ]
     resumed_from_step = resumed.step if resumed else 0
