@@ -12,8 +12,9 @@ from .report import Report, did_you_mean, show
 from .sections import get_typed, local_path, override, paths_below
 from .sentences import Finding
 from .spec import Label, ProperShare, Spec
-from .stages import Knowledge, StageData, StageTeacher, StageTerms, Text, all_terms
+from .stages import Knowledge, StageData, StageTeacher, StageTerms, all_terms
 from .terms import read_terms
+from .texts import Text
 from .training import Training
 from .tree import Path
 from .validation import findings
@@ -29,7 +30,7 @@ class WrittenStage(Spec):
     """Its objective: a kind, or a list of terms."""
     data: StageData = "task"
     """What it trains on: `task`, the train rows; `unlabelled`, all rows that train had before
-    `task.limit`, without their labels; or `{text: FILE}`, local text."""
+    `task.limit`, without their labels; or `{text: FILE}`."""
     teacher: StageTeacher = "fine_tuned"
     """Which state of the teacher teaches: `fine_tuned` for the task, or `pretrained`."""
     share: ProperShare | None = None

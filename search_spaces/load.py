@@ -100,7 +100,8 @@ def _check_keys(data: Mapping[str, Any], report: Report) -> set[str]:
             mend = f"Write it under `axes`, as a list: `{key}: [...]`"
             report.add((key,), "is an axis", mend, at_key=True)
         elif key == "stages":
-            report.add((key,), f"{NOT_BUILT}", "Write one `training:`", at_key=True)
+            mend = "Write stages under `axes.knowledge`: `- {label: <name>, stages: [...]}`"
+            report.add((key,), "is knowledge", mend, at_key=True)
         else:
             report.add((key,), "is not a known key", did_you_mean(key, known), at_key=True)
             misspelt |= {nearest(key, known)} - {None, *data}

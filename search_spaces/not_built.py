@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 NOT_BUILT = "is not built yet"
 
-KINDS = frozenset({"crd"})
 MATCHINGS = frozenset({"search"})
 INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
 SHAPES = frozenset({"parameters", "flops", "total_parameters"})

@@ -9,8 +9,9 @@ from .axes import scalar_label
 from .knowledge import Term, inert_fields, open_fields, term_label
 from .sections import get_written, override
 from .sentences import known_keys
-from .stages import Knowledge, StageTerms, Text
+from .stages import Knowledge, StageTerms
 from .terms import override_term
+from .texts import Text
 from .tree import Scalar
 from .trial import canonical_json, canonical_term
 from .values import Value

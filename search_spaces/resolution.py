@@ -12,6 +12,7 @@ from .knowledge import (
     Attentions,
     Cc,
     Cka,
+    Crd,
     Dist,
     Gram,
     HardLabels,
@@ -95,6 +96,16 @@ class ResolvedProjection:
 
 
 @dataclass(frozen=True)
+class ResolvedContrast:
+    """The learned maps of a term that contrasts rows, one a side."""
+
+    student_width: int | None
+    """None while it is the number of classes and that is not known."""
+    teacher_width: int | None
+    dimension: int
+
+
+@dataclass(frozen=True)
 class ResolvedTerm:
     """A term for two models of known sizes; nothing is left to decide."""
 
@@ -106,6 +117,8 @@ class ResolvedTerm:
     """None where there is no learned map."""
     relation_heads: int | None
     """Heads into which both models' vectors are split; None where none are."""
+    contrast: ResolvedContrast | None
+    """None where no rows are remembered."""
 
     def reads(self, side: Side) -> frozenset[Feature]:
         """The features of one model that the term reads."""
@@ -139,7 +152,7 @@ class ResolvedTerm:
     def describe(self) -> dict[str, Any]:
         """Everything that acts, as JSON; pairs are [teacher, student] as in a grid."""
         left_out = {"kind", "label", "weight", "matching", *inert_fields(self.term)}
-        projection = self.projection
+        projection, contrast = self.projection, self.contrast
         return {
             "label": term_label(self.term),
             "kind": self.term.kind,
@@ -148,7 +161,14 @@ class ResolvedTerm:
             "pairs": [[pair.teacher, pair.student] for pair in self.pairs],
             "projection": projection and [projection.student_width, projection.teacher_width],
             **({} if self.relation_heads is None else {"relation_heads": self.relation_heads}),
+            **({} if contrast is None else {"maps": _ins_and_outs(contrast)}),
         }
+
+
+def _ins_and_outs(contrast: ResolvedContrast) -> list[list[int | None]]:
+    """The widths of the student's map and of the teacher's."""
+    widths = (contrast.student_width, contrast.teacher_width)
+    return [[width, contrast.dimension] for width in widths]
 
 
 def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
@@ -182,6 +202,7 @@ def resolve_term(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedTerm:
         teacher.num_hidden_layers,
         _projection(term, student=student, teacher=teacher),
         (term.heads or student.num_attention_heads) if isinstance(term, Relations) else None,
+        _contrast(term, student=student, teacher=teacher) if isinstance(term, Crd) else None,
     )
 
 
@@ -273,11 +294,11 @@ def _kinds_read(term: Term, side: Side) -> tuple[FeatureKind, ...]:
             return ("words",) if side == "student" else ()
         case MaskedLogits():
             return ("words",)
-        case Rkd(of="logits") | Sp(of="logits") | Pkt(of="logits") | Cc(of="logits"):
+        case Rkd() | Sp() | Pkt() | Cc() | Crd() if term.of == "logits":
             return ("logits",)
         case HiddenStates() | Gram() | TokenSimilarity() | Cka():
             return ("hidden_states",)
-        case WordRelations() | LayerRelations() | Rkd() | Sp() | Pkt() | Cc():
+        case WordRelations() | LayerRelations() | Rkd() | Sp() | Pkt() | Cc() | Crd():
             return ("hidden_states",)
         case Attentions():
             return ("attentions",)
@@ -296,6 +317,12 @@ def _projection(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedProjec
             return ResolvedProjection(term.projection, ours, theirs, term.share_projection)
         case _:
             return None
+
+
+def _contrast(term: Crd, *, student: Sizes, teacher: Sizes) -> ResolvedContrast:
+    if term.of == "logits":
+        return ResolvedContrast(student.num_labels, teacher.num_labels, term.dimension)
+    return ResolvedContrast(student.hidden_size, teacher.hidden_size, term.dimension)
 
 
 def _widths(term: HiddenStates | Gram, *, student: Sizes, teacher: Sizes) -> tuple[int, int]:
@@ -327,7 +354,7 @@ def _misfits(
                 yield _one_class("kind")
         case MaskedLogits():
             yield from _temperature_misfits(term)
-        case TokenSimilarity() | Cka() | WordRelations() | Rkd() | Sp() | Pkt() | Cc():
+        case TokenSimilarity() | Cka() | WordRelations() | Rkd() | Sp() | Pkt() | Cc() | Crd():
             return
         case MaskedLabels():
             return

@@ -14,8 +14,9 @@ from .rules import Broken
 from .sections import SECTIONS, get_typed, override
 from .shape import Shape
 from .spec import Spec
-from .stages import LengthError, Text, stage_trainings
+from .stages import LengthError, stage_trainings
 from .task import Task, Teacher
+from .texts import Text
 from .training import Training
 from .tree import Scalar
 from .trial import Stage, canonical_json, canonical_stage

@@ -197,8 +197,8 @@ def _language_head(subject: Subject, stage: Stage, name: str) -> Iterator[Broken
         yield Broken(
             "language head",
             f"{name} needs a teacher with a head for masked language modelling, and "
-            f"`{subject.teacher.model}` has none; train one with `teacher.language_head: {{text: "
-            "FILE}`, or compare hidden states or relations, which need no head",
+            f"`{subject.teacher.model}` has none; train one with `language_head: {{}}` under "
+            "`teacher`, or compare hidden states or relations, which need no head",
         )
 
 

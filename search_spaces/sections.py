@@ -30,7 +30,7 @@ _FILE_PATHS = (
     "task.files.train",
     "task.files.select",
     "task.files.report",
-    "teacher.language_head.text",
+    "teacher.language_head.data.text",
 )
 
 

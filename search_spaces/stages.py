@@ -5,21 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .knowledge import Term
-from .spec import Spec
+from .texts import Unlabelled
 from .training import Training
 
-
-class Text(Spec):
-    """Local text without labels."""
-
-    text: str
-    """A file, relative to the grid file: `.txt` with one passage a line, or CSV, JSON lines or
-    Parquet with the task's text columns. A passage is cut at `task.max_length`."""
-
-
-StageData = Literal["task", "unlabelled"] | Text
-"""What a stage trains on: the task's train rows; all rows that train had before `task.limit`,
-without their labels; or local text. Rows that equal one of select or report are dropped."""
+StageData = Literal["task"] | Unlabelled
+"""What a stage trains on: the task's train rows, or text without labels."""
 
 StageTeacher = Literal["fine_tuned", "pretrained"]
 """Which state of the teacher teaches: the one that knows the task, or the one before it."""

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from .axes import AxisValue, labelled, refuse_not_built, take_label
 from .knowledge import TERM_CLASSES, Term, kind_of, term_label
-from .not_built import KINDS, NOT_BUILT
 from .recipes import RECIPES
 from .report import Report, did_you_mean, show
 from .sentences import Finding, known_keys
@@ -55,9 +54,6 @@ def _read_term(item: object, *, at: Path, report: Report) -> Term | None:
     kind = item["kind"]
     if not isinstance(kind, str):
         report.add(place, f"{show(kind)} is not a kind", _MEND)
-        return None
-    if kind in KINDS:
-        report.add(place, f"kind `{kind}` {NOT_BUILT}", _MEND)
         return None
     if kind in RECIPES:
         what = f"recipe `{kind}` stands among terms"

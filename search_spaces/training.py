@@ -3,6 +3,7 @@
 from typing import Literal
 
 from .spec import Count, NonNegative, Positive, ProperShare, Seed, Share, Spec
+from .texts import Unlabelled
 
 
 class Evaluate(Spec):
@@ -64,10 +65,11 @@ class LanguageHead(Spec):
     Its encoder stays as it is; only the head learns.
     """
 
-    text: str
-    """The text it learns from: a file as for `data: {text: FILE}` of a stage."""
-    epochs: Count = 1
-    """Passes over the text."""
+    data: Unlabelled = "unlabelled"
+    """The text it learns from: `unlabelled`, all rows that train had before `task.limit`, or
+    `{text: FILE}`."""
+    steps: Count = 1000
+    """Optimiser steps."""
     learning_rate: Positive = 1e-3
     """The peak of the schedule."""
     batch_size: Count = 32

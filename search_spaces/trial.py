@@ -9,8 +9,9 @@ from .initialisation import Initialisation
 from .knowledge import Attentions, Term, inert_fields
 from .shape import Shape
 from .spec import Seed, Spec
-from .stages import StageData, StageTeacher, Text
+from .stages import StageData, StageTeacher
 from .task import Task, Teacher
+from .texts import Text
 from .training import Training
 
 ID_VERSION = 1

@@ -13,7 +13,7 @@ from ..results.store import Store
 from ..search_spaces import expand, load_grid, read_grid
 from ..search_spaces.errors import DataError, InputError, Problem
 from ..search_spaces.grid import Grid
-from ..search_spaces.stages import Text
+from ..search_spaces.texts import Text
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
 from .dispatch import Dispatch

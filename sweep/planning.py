@@ -14,8 +14,8 @@ from ..search_spaces.ids import Identifier, TrialIds
 from ..search_spaces.knowledge import hides_tokens, term_label
 from ..search_spaces.resolution import Feature, resolve_term
 from ..search_spaces.sizes import trial_sizes
-from ..search_spaces.stages import Text
 from ..search_spaces.task import Task, Teacher
+from ..search_spaces.texts import Unlabelled
 from ..search_spaces.tree import Scalar
 from ..search_spaces.trial import Digests, Trial, first_stages, stage_id
 from ..trainers.rows import digest_texts
@@ -38,7 +38,7 @@ class Content:
         self._fetch = fetch
         self._tasks: dict[Task, tuple[TaskData, str]] = {}
         self._digests: dict[tuple[Task, Teacher], Digests] = {}
-        self._texts: dict[tuple[Task, Text | str], str] = {}
+        self._texts: dict[tuple[Task, Unlabelled], str] = {}
 
     def task(self, task: Task) -> tuple[TaskData, str]:
         """A task's rows and their digest.
@@ -89,7 +89,7 @@ class Content:
             [self._text(trial.task, stage.data) for stage in trial.stages if stage.data != "task"]
         )
 
-    def _text(self, task: Task, wanted: Text | str) -> str:
+    def _text(self, task: Task, wanted: Unlabelled) -> str:
         key = task, wanted
         if key not in self._texts:
             data, _ = self.task(task)

@@ -8,14 +8,17 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdsweep.search_spaces.knowledge import Term
-from kdsweep.search_spaces.resolution import Feature, FeatureKind, resolve_term
+from kdsweep.search_spaces.resolution import Feature, FeatureKind, ResolvedTerm, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
 from kdsweep.trainers.comparisons import Compared, term_loss
+from kdsweep.trainers.contrast import OF_LOGITS, Contrasts
 from kdsweep.trainers.features import Features
 
 LENGTHS = [5, 1, 3, 4]
 """Real tokens of each row."""
 LABELS = torch.tensor([0, 3, 1, 1])
+ROWS, NUM_ROWS = torch.tensor([4, 0, 7, 2]), 9
+"""Numbers of the rows in train, and how many it has."""
 MODEL = Sizes(num_hidden_layers=3, hidden_size=6, num_attention_heads=2, num_labels=4)
 """Of both models, unless a test says otherwise."""
 
@@ -75,7 +78,13 @@ SAMPLE_TERMS: Mapping[str, dict[str, Any]] = {
     "pkt": {"kind": "pkt", "of": "mean", **FIRST},
     "cc": {"kind": "cc", **FIRST},
 }
-LAYER_TERMS = {**HIDDEN_TERMS, **ATTENTION_TERMS, **SAMPLE_TERMS}
+CRD = {"kind": "crd", "dimension": 5, "negatives": 3}
+CONTRAST_TERMS: Mapping[str, dict[str, Any]] = {
+    "crd": CRD | FIRST,
+    "crd_of_mean": CRD | FIRST | {"of": "mean"},
+    "crd_of_logits": CRD | {"of": "logits"},
+}
+LAYER_TERMS = {**HIDDEN_TERMS, **ATTENTION_TERMS, **SAMPLE_TERMS, **CONTRAST_TERMS}
 EVERY_TERM = {**RESPONSE_TERMS, **LAYER_TERMS}
 
 
@@ -118,6 +127,20 @@ def by_layer(features: Features, kind: FeatureKind) -> dict[int, Tensor]:
     return {feature.layer: tensor for feature, tensor in features.items() if feature.kind == kind}
 
 
+def contrasts(resolved: ResolvedTerm) -> Contrasts:
+    """Maps and memories that have seen one batch and are left as they are."""
+    made, sizes = Contrasts(resolved, num_rows=NUM_ROWS, seed=0), resolved.contrast
+    assert sizes is not None
+    assert sizes.student_width is not None
+    assert sizes.teacher_width is not None
+    stream = torch.Generator().manual_seed(9)
+    contrasting = made.of_batch(ROWS, step=0)
+    for pair in resolved.pairs or [OF_LOGITS]:
+        widths = (sizes.student_width, sizes.teacher_width)
+        contrasting(*(torch.randn(len(ROWS), width, generator=stream) for width in widths), pair)
+    return made.eval()
+
+
 def loss(
     term: dict[str, Any],
     student: Features,
@@ -130,7 +153,12 @@ def loss(
     """A term's loss of two models without a projection."""
     resolved = resolve_term(parse(term), student=sizes[0], teacher=sizes[1])
     compared = Compared(student, teacher, LABELS, token_mask(length), progress)
-    return term_loss(resolved, compared, lambda hidden, _: hidden).loss
+    contrasting = None
+    if resolved.contrast is not None:
+        precise = any(tensor.dtype == torch.float64 for tensor in student.values())
+        made = contrasts(resolved).to(torch.float64 if precise else torch.float32)
+        contrasting = made.of_batch(ROWS, step=1)
+    return term_loss(resolved, compared, lambda hidden, _: hidden, contrast=contrasting).loss
 
 
 def pad(features: Features, *, to: int, garbage: float) -> dict[Feature, Tensor]:

@@ -9,6 +9,8 @@ import pytest
 
 from kdsweep.search_spaces import expand, load_grid
 from kdsweep.search_spaces.embedded import embedded_data_file, embedded_model_folder
+from kdsweep.search_spaces.knowledge import TERM_CLASSES, kind_of
+from kdsweep.search_spaces.stages import all_terms
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +60,13 @@ def test_the_leaderboard_in_the_readme_is_of_the_quickstart_as_it_is() -> None:
     board = re.findall(r"\b[0-9a-f]{16}\b", shown("leaderboard"))
     assert len(board) >= 10
     assert set(board) <= groups
+
+
+def test_the_grid_of_every_kind_has_every_kind() -> None:
+    grid = load_grid(ROOT / "examples" / "every_kind.yaml")
+    values = (value for mapping in grid.axes for value in mapping.axes["knowledge"].values)
+    kinds = {term.kind for value in values for term in all_terms(value.data)}
+    assert kinds == {kind_of(each) for each in TERM_CLASSES}
 
 
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ from .texts import unlabelled_texts
 from .tokens import cache_folder, tokenise, tokenise_texts
 
 if TYPE_CHECKING:
-    from ..search_spaces.stages import Text
     from ..search_spaces.task import Task
+    from ..search_spaces.texts import Unlabelled
     from .features import Sizes
     from .sources import TeacherSource
 
@@ -137,7 +137,7 @@ class Assets:
         return self._tokens.get_or_make((loaded.digest, source, max_length), load)
 
     def text(
-        self, loaded: LoadedTask, wanted: Text | str, source: TeacherSource, *, max_length: int
+        self, loaded: LoadedTask, wanted: Unlabelled, source: TeacherSource, *, max_length: int
     ) -> LoadedText:
         """Text without labels as the teacher's tokens."""
 

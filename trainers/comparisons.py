@@ -19,6 +19,7 @@ from ..search_spaces.knowledge import (
     Attentions,
     Cc,
     Cka,
+    Crd,
     Dist,
     Dkd,
     Gram,
@@ -40,6 +41,7 @@ from ..search_spaces.knowledge import (
 from ..search_spaces.matching import LayerPair
 from ..search_spaces.resolution import RELATED, FeatureKind, ResolvedTerm, matches_layers
 from ..search_spaces.schedules import Anneal, Confidence, Focal, FocalWeights
+from .contrast import OF_LOGITS, Contrasting
 from .distances import (
     cka_distance,
     cosine_distance,
@@ -147,6 +149,7 @@ def term_loss(
     compared: Compared,
     project: Project,
     transport: Transport | None = None,
+    contrast: Contrasting | None = None,
 ) -> TermLoss:
     """A term's loss of one batch.
 
@@ -155,6 +158,7 @@ def term_loss(
         compared: The batch.
         project: The learned maps.
         transport: State of a matching by flows.
+        contrast: Of the batch's rows with remembered ones, where the term contrasts.
     """
     term = resolved.term
     match term:
@@ -176,13 +180,18 @@ def term_loss(
             return _attended(term, resolved.pairs, compared, project)
         case HiddenStates(matching="combine"):
             return TermLoss(_combined(term, resolved.pairs, compared, project))
+        case Crd(of="logits"):
+            assert contrast is not None
+            return TermLoss(contrast(*compared.logits(), OF_LOGITS))
         case _:
             pass
     if not matches_layers(term):
         assert isinstance(term, SampleTerm)
         return TermLoss(_rows(term, *compared.logits()))
     pairs = resolved.at(compared.progress)
-    losses = torch.stack([_pair_loss(resolved, pair, compared, project) for pair in pairs])
+    losses = torch.stack(
+        [_pair_loss(resolved, pair, compared, project, contrast) for pair in pairs]
+    )
     if transport is not None:
         flow = transport.flow(losses.view(len(transport.student), len(transport.teacher)))
         return TermLoss((flow.flatten() * losses).sum(), entropy(flow.flatten()))
@@ -190,7 +199,11 @@ def term_loss(
 
 
 def _pair_loss(
-    resolved: ResolvedTerm, pair: LayerPair, compared: Compared, project: Project
+    resolved: ResolvedTerm,
+    pair: LayerPair,
+    compared: Compared,
+    project: Project,
+    contrast: Contrasting | None,
 ) -> Tensor:
     mask = compared.token_mask
     match resolved.term:
@@ -218,6 +231,11 @@ def _pair_loss(
             sides = compared.pair("hidden_states", pair)
             student, teacher = (_select(term.of, side, mask) for side in sides)
             return _rows(term, student, teacher)
+        case Crd() as term:
+            assert contrast is not None
+            sides = compared.pair("hidden_states", pair)
+            student, teacher = (_select(term.of, side, mask) for side in sides)
+            return contrast(student, teacher, pair)
         case _:
             raise AssertionError(f"{resolved.term.kind} compares no pair of layers")
 

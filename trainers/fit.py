@@ -269,6 +269,8 @@ class _Run:
                 attention_mask=batch.attention_mask,
                 targets=batch.targets,
                 progress=self.step / job.num_steps,
+                rows=batch.rows,
+                step=self.step,
             )
             values = {}
             if measures_gradients and self.backbone:

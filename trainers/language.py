@@ -137,7 +137,7 @@ def teachers_language_head(source: TeacherSource, prepared: Path) -> LanguageHea
                     "teacher.model",
                     f"`{source.model}` has no head for masked language modelling that shares the "
                     "word embeddings",
-                    "Train one with `teacher.language_head: {text: FILE}`.",
+                    "Train one with `language_head: {}` under `teacher`.",
                 )
             ]
         )

@@ -392,7 +392,7 @@ def _objectives(
 ) -> list[Objective]:
     trial = attempt.trial
     made = []
-    for stage in trial.stages:
+    for stage, data in zip(trial.stages, known.data, strict=True):
         head = None
         if hides_tokens(stage.terms):
             head = make_language_head(student.config, seed=trial.seed)
@@ -401,6 +401,7 @@ def _objectives(
             student=sizes(student),
             teacher=known.sizes,
             seed=trial.seed,
+            num_rows=len(data.rows),
             language_head=head,
         )
         made.append(objective.to(attempt.device))

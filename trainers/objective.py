@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..search_spaces.errors import GridError, Problem
-from ..search_spaces.knowledge import LayerTerm
+from ..search_spaces.knowledge import LayerTerm, term_label
 from ..search_spaces.matching import Emd, LayerPair
 from ..search_spaces.resolution import (
     MisfitError,
@@ -24,6 +24,7 @@ from ..search_spaces.resolution import (
 from ..search_spaces.schedules import Ratio, Threshold, followed, planned_factor
 from ..search_spaces.trial import Stage, canonical_json, canonical_term
 from .comparisons import Compared, TermLoss, term_loss
+from .contrast import Contrasting, Contrasts
 from .features import Features, Needs, Sizes
 from .language import LanguageHead
 from .projection import make_projection
@@ -48,7 +49,8 @@ class TermLosses(NamedTuple):
 class Objective(nn.Module):
     """A stage's terms as one function of two models' features; made by `build_objective`.
 
-    Its only parameters are the learned projections and a head for masked language modelling.
+    Its only parameters are the learned projections, the maps of contrasts and a head for masked
+    language modelling.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Objective(nn.Module):
         terms: Sequence[ResolvedTerm],
         *,
         seed: int,
+        num_rows: int | None = None,
         language_head: LanguageHead | None = None,
     ) -> None:
         super().__init__()
@@ -84,6 +87,14 @@ class Objective(nn.Module):
                 if term.projection is not None
             }
         )
+        self.contrasts = nn.ModuleDict(
+            {
+                str(index): _make_contrasts(term, num_rows=num_rows, seed=seed)
+                for index, term in enumerate(self.terms)
+                if term.contrast is not None
+            }
+        )
+        """Maps and memories of contrastive terms."""
 
     def describe(self) -> list[dict[str, Any]]:
         """The resolved terms as JSON, in order."""
@@ -107,8 +118,12 @@ class Objective(nn.Module):
         attention_mask: Tensor,
         targets: Tensor | None = None,
         progress: float = 0.0,
+        rows: Tensor | None = None,
+        step: int = 0,
     ) -> TermLosses:
-        """The losses of one batch; gradients flow into the student and the projections alone.
+        """The losses of one batch; gradients flow into the student and the learned maps alone.
+
+        Each call is a step: weights of flows move, and in training mode memories take it up.
 
         Args:
             student: At least `student_needs`.
@@ -118,6 +133,8 @@ class Objective(nn.Module):
             attention_mask: Shape [B, L]; 0 is padding.
             targets: What hidden tokens were, shape [B, L], -100 at others; None: none is hidden.
             progress: Share of the stage's steps that are done, for what changes on the way.
+            rows: Their numbers in train, on the CPU, shape [B]; only contrasts ask.
+            step: Steps that are done, for what is drawn anew in each.
         """
         assert teacher is not None or not self.teacher_needs, "a term reads the teacher"
         compared = Compared(
@@ -126,7 +143,13 @@ class Objective(nn.Module):
         # Lower precision is for the models; their features are compared in float32.
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
-                term_loss(term, compared, partial(self._project, index), self._transport(index))
+                term_loss(
+                    term,
+                    compared,
+                    partial(self._project, index),
+                    self._transport(index),
+                    self._contrasting(index, rows, step=step),
+                )
                 for index, term in enumerate(self._now)
             ]
         return self.weigh(losses, progress=progress)
@@ -137,6 +160,14 @@ class Objective(nn.Module):
         found = self.transports[str(index)]
         assert isinstance(found, Transport)
         return found
+
+    def _contrasting(self, index: int, rows: Tensor | None, *, step: int) -> Contrasting | None:
+        if str(index) not in self.contrasts:
+            return None
+        found = self.contrasts[str(index)]
+        assert isinstance(found, Contrasts)
+        assert rows is not None, "a term remembers rows"
+        return found.of_batch(rows, step=step)
 
     def weigh(self, losses: Sequence[TermLoss], *, progress: float) -> TermLosses:
         """The sum of one batch's losses."""
@@ -204,15 +235,17 @@ def build_objective(
     student: Sizes,
     teacher: Sizes,
     seed: int,
+    num_rows: int | None = None,
     language_head: LanguageHead | None = None,
 ) -> Objective:
-    """Check and resolve a stage's terms, and draw their projections.
+    """Check and resolve a stage's terms, and draw their learned maps.
 
     Args:
         stage: Its terms are complete and in canonical order.
         student: Sizes of the model that learns.
         teacher: Sizes of the model that teaches.
         seed: The trial's seed.
+        num_rows: Rows that the stage trains on; only contrasts ask.
         language_head: The student's, where the stage hides tokens.
 
     Raises:
@@ -224,7 +257,12 @@ def build_objective(
         raise GridError(
             [Problem(f"terms.{each.field}", each.what, each.mend) for each in error.misfits]
         ) from None
-    return Objective(resolved, seed=seed, language_head=language_head)
+    contrasting = [each for each in resolved if each.contrast is not None]
+    if contrasting and num_rows == 1:
+        what = "tells rows of train from each other, and there is one"
+        places = [f"terms.{term_label(each.term)}" for each in contrasting]
+        raise GridError([Problem(place, what, "Give the task more rows.") for place in places])
+    return Objective(resolved, seed=seed, num_rows=num_rows, language_head=language_head)
 
 
 def _make_projections(resolved: ResolvedTerm, *, seed: int) -> nn.ModuleDict:
@@ -243,6 +281,11 @@ def _make_projections(resolved: ResolvedTerm, *, seed: int) -> nn.ModuleDict:
             for key in keys
         }
     )
+
+
+def _make_contrasts(resolved: ResolvedTerm, *, num_rows: int | None, seed: int) -> Contrasts:
+    assert num_rows is not None, "a term remembers rows"
+    return Contrasts(resolved, num_rows=num_rows, seed=seed)
 
 
 def _map_key(resolved: ResolvedTerm, pair: LayerPair) -> str:

@@ -14,7 +14,8 @@ def make_projection(
 ) -> nn.Module:
     """A map of vectors; weights come from N(0, 0.02) or are orthonormal, biases are 0.
 
-    The teacher is never projected: a map that may change its target has the solution zero.
+    The teacher is not projected here: a map that may change its target has the solution zero,
+    unless a contrast forbids it (`contrast.py`).
 
     Args:
         kind: Its form; not `none`.
@@ -28,13 +29,13 @@ def make_projection(
     """
     match kind:
         case "linear":
-            return _linear(student_width, teacher_width, generator)
+            return linear(student_width, teacher_width, generator)
         case "linear_norm":
-            first = _linear(student_width, teacher_width, generator)
+            first = linear(student_width, teacher_width, generator)
             return nn.Sequential(first, nn.LayerNorm(teacher_width))
         case "mlp":
-            first = _linear(student_width, teacher_width, generator)
-            second = _linear(teacher_width, teacher_width, generator)
+            first = linear(student_width, teacher_width, generator)
+            second = linear(teacher_width, teacher_width, generator)
             return nn.Sequential(first, nn.GELU(), second)
         case "orthogonal":
             return _orthogonal(student_width, teacher_width, generator)
@@ -44,12 +45,13 @@ def make_projection(
             assert_never(kind)
 
 
-def _linear(ins: int, outs: int, generator: torch.Generator) -> nn.Linear:
+def linear(ins: int, outs: int, generator: torch.Generator) -> nn.Linear:
+    """A map of vectors; weights come from N(0, 0.02), biases are 0."""
     # Skipping PyTorch's own initialisation leaves the global random stream untouched.
-    linear: nn.Linear = nn.utils.skip_init(nn.Linear, ins, outs)
-    nn.init.normal_(linear.weight, std=0.02, generator=generator)
-    nn.init.zeros_(linear.bias)
-    return linear
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, ins, outs)
+    nn.init.normal_(made.weight, std=0.02, generator=generator)
+    nn.init.zeros_(made.bias)
+    return made
 
 
 def _orthogonal(ins: int, outs: int, generator: torch.Generator) -> nn.Module:

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..search_spaces.embedded import EMBEDDED_EXTRA, EMBEDDED_MODELS, embedded_model_folder
 from ..search_spaces.errors import Problem, TeacherError
-from ..search_spaces.stages import Text
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import digest
 from .rows import digest_texts
@@ -98,8 +97,8 @@ def teacher_digest(teacher: Teacher, source: TeacherSource, data: TaskData, task
         "task": task_digest(data, task),
     }
     if (head := teacher.language_head) is not None:
-        texts = digest_texts(unlabelled_texts(data, Text(text=head.text)))
-        said = head.model_dump(mode="json", exclude_defaults=True, exclude={"text"})
+        texts = digest_texts(unlabelled_texts(data, head.data))
+        said = head.model_dump(mode="json", exclude_defaults=True, exclude={"data"})
         content["language_head"] = {**said, "texts": texts}
     return digest(content)
 

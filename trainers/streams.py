@@ -6,7 +6,10 @@ differ, which is what makes a comparison by seed a paired one. No stream is PyTo
 Roles, the first of which names the stream:
 
 * `"backbone"`, a parameter's name, and `"head"`, a parameter's name: a student's random weights;
-* `"projection"`, a term's canonical JSON, a layer pair: a learned projection;
+* `"projection"`, a term's canonical JSON, a layer pair: a learned projection; with a side behind
+  it, that side's map of a contrast;
+* `"memory"`, a term's canonical JSON, a layer pair, a side: what a contrast remembers at first;
+* `"negatives"`, a term's canonical JSON, a step: the rows that it tells a batch's from;
 * `"matching"`, a term's canonical JSON, an epoch: the layers that a rule draws anew;
 * `"language_head"`, a parameter's name: a stage's head for masked language modelling;
 * `"order"`, an epoch: the order of the rows;

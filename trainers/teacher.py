@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..search_spaces.errors import DataError, Problem, TeacherError
 from ..search_spaces.knowledge import HardLabels, MaskedLabels
-from ..search_spaces.stages import Text
 from ..search_spaces.training import Evaluate, FineTune, Training
 from ..search_spaces.trial import Digests, make_stage
 from .assets import Assets
@@ -334,7 +333,7 @@ def _head_job(asked: _Preparation, known: _Known) -> Fit | None:
         return None
     training = Training(
         learning_rate=wanted.learning_rate,
-        epochs=wanted.epochs,
+        total_steps=wanted.steps,
         batch_size=wanted.batch_size,
         dropout=0,
         evaluate=Evaluate(times=1),
@@ -350,9 +349,7 @@ def _head_job(asked: _Preparation, known: _Known) -> Fit | None:
         seed=wanted.seed,
         language_head=make_language_head(encoder.config, seed=wanted.seed),
     )
-    text = assets.text(
-        known.loaded, Text(text=wanted.text), known.source, max_length=asked.task.max_length
-    )
+    text = assets.text(known.loaded, wanted.data, known.source, max_length=asked.task.max_length)
     return Fit(
         identity=f"language-head-{known.digest}",
         stage=1,

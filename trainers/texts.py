@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import assert_never
 
 from ..search_spaces.errors import DataError, Problem
-from ..search_spaces.stages import Text
+from ..search_spaces.texts import Text, Unlabelled
 from .local_files import read_columns
 from .rows import read_texts
 from .tasks import TaskData
@@ -16,12 +17,12 @@ _LINES = ".txt"
 _PLACE = "stages.data.text"
 
 
-def unlabelled_texts(data: TaskData, wanted: Text | str) -> Texts:
+def unlabelled_texts(data: TaskData, wanted: Unlabelled) -> Texts:
     """The texts that a stage names, each once, without those of select and report.
 
     Args:
         data: The task.
-        wanted: Local text, or `unlabelled` for all rows that train had before its limit.
+        wanted: Which.
 
     Raises:
         DataError: The file is missing, damaged, without the task's text columns, or without a
@@ -35,7 +36,7 @@ def unlabelled_texts(data: TaskData, wanted: Text | str) -> Texts:
             found = _read(Path(path), columns=data.text)
             place, name = _PLACE, path
         case _:
-            raise AssertionError(f"{wanted} is no data without labels")
+            assert_never(wanted)
     unwanted = {*data.select.texts, *data.report.texts}
     kept = tuple(text for text in dict.fromkeys(found) if text not in unwanted)
     if not kept:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,19 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 from terms import (
     ATTENTIONS,
+    CONTRAST_TERMS,
     EVERY_TERM,
     HIDDEN,
     LABELS,
     LAYER_TERMS,
     LENGTHS,
     MODEL,
+    NUM_ROWS,
     RELATIONS,
+    ROWS,
     SAMPLE_TERMS,
     SOFT,
+    contrasts,
     loss,
     pad,
     parse,
@@ -39,8 +44,11 @@ from torch import Tensor
 from kdsweep.search_spaces.knowledge import SoftLogits
 from kdsweep.search_spaces.resolution import Feature, FeatureKind, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
+from kdsweep.search_spaces.trial import canonical_json, canonical_term
 from kdsweep.trainers.comparisons import Compared, annealing, temperatures, term_loss
+from kdsweep.trainers.contrast import draw_negatives
 from kdsweep.trainers.features import Features
+from kdsweep.trainers.streams import generator
 from kdsweep.trainers.transforms import attention_log_probabilities, clean
 
 Array = npt.NDArray[np.float64]
@@ -493,6 +501,58 @@ def cc() -> float:
     return mean_over_layers(of_layer)
 
 
+# Contrast
+
+
+def contrasted(name: str, student: Features, teacher: Features) -> float:
+    """The paper's loss row by row, of the maps and memories of `terms.contrasts`.
+
+    Tian, Krishnan and Isola, 2020: h = P / (P + N / M) of M rows and N negatives, where P is
+    exp(a . m / tau) / Z, and Z is M times the mean over the first batch, as in their code.
+    """
+    resolved = resolve_term(parse(EVERY_TERM[name]), student=MODEL, teacher=MODEL)
+    stream = generator(0, "negatives", canonical_json(canonical_term(resolved.term)), "1")
+    negatives = draw_negatives(ROWS, 3, num_rows=NUM_ROWS, stream=stream).tolist()
+    of_pairs = []
+    for key, pair in contrasts(resolved).double().pairs.items():
+        total = 0.0
+        for features, own, other in (
+            (student, pair.student, pair.teacher),
+            (teacher, pair.teacher, pair.student),
+        ):
+            weight, bias, memory = (
+                tensor.detach().numpy() for tensor in (own.map.weight, own.map.bias, other.memory)
+            )
+            z = NUM_ROWS * math.exp(own.level)
+            vectors = stand_for_rows(EVERY_TERM[name].get("of", "cls"), features, int(key[0]))
+            for vector, row, others in zip(vectors, ROWS.tolist(), negatives, strict=True):
+                mapped = weight @ vector + bias
+                p = np.exp(memory @ mapped / np.linalg.norm(mapped) / 0.07) / z
+                h = p / (p + 3 / NUM_ROWS)
+                total -= math.log(h[row]) + sum(math.log(1 - h[each]) for each in others)
+        of_pairs.append(total / len(ROWS))
+    return float(np.mean(of_pairs))
+
+
+def stand_for_rows(of: str, features: Features, layer: int) -> Array:
+    if of == "logits":
+        return array(features, "logits")
+    rows = tokens(features, layer)
+    return np.stack([row[0] if of == "cls" else row.mean(axis=0) for row in rows])
+
+
+def crd() -> float:
+    return contrasted("crd", STUDENT, TEACHER)
+
+
+def crd_of_mean() -> float:
+    return contrasted("crd_of_mean", STUDENT, TEACHER)
+
+
+def crd_of_logits() -> float:
+    return contrasted("crd_of_logits", STUDENT, TEACHER)
+
+
 INDEPENDENT: dict[str, Callable[[], float]] = {
     function.__name__: function
     for function in (
@@ -504,6 +564,7 @@ INDEPENDENT: dict[str, Callable[[], float]] = {
         *(attention_kl, attention_kl_of_mean, attention_cross_entropy, attention_mse),
         *(relations, value_relation, relation_heads),
         *(rkd_distances, rkd_angles, rkd_of_logits, sp, pkt, cc),
+        *(crd, crd_of_mean, crd_of_logits),
     )
 }
 
@@ -640,8 +701,10 @@ NOT_ZERO_AT_THE_TEACHER: dict[str, Callable[[], float]] = {
     "score_cross_entropy_of_mean": lambda: over_maps(
         lambda s, _: np.asarray(scipy.stats.entropy(softmax(s.mean(0)), axis=-1))
     ),
+    **{name: partial(contrasted, name, STUDENT, STUDENT) for name in CONTRAST_TERMS},
 }
-"""Losses with a floor: the entropy of the teacher, the labels, or what is not yet shown of it."""
+"""Losses with a floor: the entropy of the teacher, the labels, what is not yet shown of it, or what
+is remembered of the rows."""
 
 
 @every_term
@@ -837,7 +900,7 @@ RELATED_LAYERS = {"layer_pairs", "layer_angles"}
 
 WIDTHS_MAY_DIFFER = [
     *("token_similarity", "cka", "word_pairs", "word_angles", "layer_pairs", "layer_angles"),
-    *("rkd_distances", "rkd_angles", "sp", "pkt", "cc"),
+    *("rkd_distances", "rkd_angles", "sp", "pkt", "cc", "crd", "crd_of_mean"),
 ]
 
 
@@ -849,7 +912,11 @@ def test_relations_within_a_model_need_no_projection(name: str) -> None:
     assert found.item() > 0
 
 
-@pytest.mark.parametrize("name", sorted(LAYER_TERMS.keys() - {"rkd_of_logits"} - RELATED_LAYERS))
+NOT_SUMMED = {"rkd_of_logits"} | RELATED_LAYERS | CONTRAST_TERMS.keys()
+"""No layers, or all together; another contrast, also one that is summed, draws other maps."""
+
+
+@pytest.mark.parametrize("name", sorted(LAYER_TERMS.keys() - NOT_SUMMED))
 def test_layers_are_summed_where_a_published_recipe_sums_them(name: str) -> None:
     term = EVERY_TERM[name]
     num_pairs = len(resolve_term(parse(term), student=MODEL, teacher=MODEL).pairs)

@@ -4,7 +4,8 @@ TextBrewer 0.2.1.post1 (`textbrewer.losses`) runs here, on the same random featu
 
 torchdistill 1.1.5 (`torchdistill/losses/mid_level.py`) requires torchvision and torch 2.12, so its
 values are written down. They were computed on torch 2.13.0 by each test's class, of the student's
-logits ROWS and the teacher's logits TARGETS, with LABELS where the test says so.
+logits ROWS and the teacher's logits TARGETS, with LABELS where the test says so. Its `CRDLoss` has
+none without negatives of the caller's: it fills `self.probs`, and its draw reads `self.prob`.
 """
 
 import math

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from terms import EVERY_TERM
 from transformers import AutoModelForSequenceClassification
 from world import World
@@ -22,6 +24,10 @@ from kdsweep.sweep.planning import Content, ContentFacts
 from kdsweep.trainers import Assets, Finished, Interrupted, Row, Settings, train
 
 SHAPE = {"layers": 3, "width": 16, "heads": 4}
+CRD = {
+    "label": "crd",
+    "terms": ["hard_labels", {"kind": "crd", "negatives": 20, "matching": "last"}],
+}
 
 
 def planned(world: World, knowledge: str | dict[str, Any], **training: object) -> list[Trial]:
@@ -59,9 +65,11 @@ def losses(reports: list[Any]) -> list[Mapping[str, float]]:
     return [report.values for report in reports if isinstance(report, Row)]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_to_finite_losses_that_fall(name: str, world: World) -> None:
-    [trial] = planned(world, name, epochs=6)
+@pytest.mark.parametrize("knowledge", [*RECIPES, pytest.param(CRD, id="crd")])
+def test_knowledge_trains_to_finite_losses_that_fall(
+    knowledge: str | dict[str, Any], world: World
+) -> None:
+    [trial] = planned(world, knowledge, epochs=6)
     reports = run(world, trial)
     rows = losses(reports)
     assert all(math.isfinite(value) for row in rows for value in row.values())
@@ -77,11 +85,14 @@ def test_a_recipe_trains_to_finite_losses_that_fall(name: str, world: World) -> 
     assert sum(falls) >= len(falls) / 2
 
 
-@pytest.mark.parametrize("name", ["tinybert", "mobilebert", "bert_emd", "rail_kd"])
-def test_a_recipe_goes_on_from_the_middle_of_each_stage_with_the_same_numbers(
-    name: str, world: World, tmp_path: Path
+RESUMED = [*("tinybert", "mobilebert", "bert_emd", "rail_kd"), pytest.param(CRD, id="crd")]
+
+
+@pytest.mark.parametrize("knowledge", RESUMED)
+def test_knowledge_goes_on_from_the_middle_of_each_stage_with_the_same_numbers(
+    knowledge: str | dict[str, Any], world: World, tmp_path: Path
 ) -> None:
-    [trial] = planned(world, name)
+    [trial] = planned(world, knowledge)
     whole = run(world, trial)
     steps = [report.step for report in whole if isinstance(report, Row)][-1]
     for stop_at in (steps // 4, 3 * steps // 4):
@@ -91,6 +102,30 @@ def test_a_recipe_goes_on_from_the_middle_of_each_stage_with_the_same_numbers(
         assert steady(losses(resumed)) == steady(
             [r.values for r in whole if isinstance(r, Row) and r.step > stop_at]
         )
+
+
+def test_a_step_moves_both_maps_and_what_is_remembered_of_its_rows(
+    world: World, tmp_path: Path
+) -> None:
+    [trial] = planned(world, CRD)
+    remembered = []
+    for step in (4, 5):
+        run_until(step, world, trial, checkpoints=tmp_path / str(step))
+        # The last two checkpoints stay, and there is one a step.
+        folders = sorted((tmp_path / str(step)).iterdir())
+        before, after = (load_file(folder / "objective.safetensors") for folder in folders)
+        moved = []
+        for side in ("student", "teacher"):
+            memory, weight = (f"contrasts.0.pairs.3-3.{side}.{n}" for n in ("memory", "map.weight"))
+            assert before[memory].shape == (120, 128)
+            assert not torch.equal(before[weight], after[weight])
+            differs = (before[memory] != after[memory]).any(dim=1)
+            moved.append(set(differs.nonzero().flatten().tolist()))
+        assert moved[0] == moved[1]
+        remembered.append(moved[0])
+    # Seven batches of an epoch have 16 rows and one has 8.
+    assert sorted(map(len, remembered)) in ([16, 16], [8, 16])
+    assert not remembered[0] & remembered[1]
 
 
 def test_a_stage_has_the_dropout_that_it_says(world: World) -> None:
@@ -125,10 +160,11 @@ def steady(rows: list[Mapping[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def test_a_student_of_stages_reloads_in_plain_transformers_without_its_projections(
-    world: World, tmp_path: Path
+@pytest.mark.parametrize("knowledge", ["tinybert", pytest.param(CRD, id="crd")])
+def test_a_student_reloads_in_plain_transformers_without_learned_maps_and_memories(
+    knowledge: str | dict[str, Any], world: World, tmp_path: Path
 ) -> None:
-    [trial] = planned(world, "tinybert")
+    [trial] = planned(world, knowledge)
     last = run(world, trial)[-1]
     assert isinstance(last, Finished)
     last.save_student(tmp_path / "student")
@@ -136,7 +172,8 @@ def test_a_student_of_stages_reloads_in_plain_transformers_without_its_projectio
         tmp_path / "student", output_loading_info=True
     )
     assert not any(told.values())
-    assert not [name for name, _ in model.named_parameters() if "projection" in name]
+    names = {name.split(".")[0] for name in model.state_dict()}
+    assert names == {"bert", "classifier"}
     assert model.config.num_hidden_layers == SHAPE["layers"]
 
 
