@@ -264,7 +264,7 @@ def _reports(
     folder = store.teacher_folder(config.teacher_digest)
     if config.trial is None:
         return prepare_teacher(config.teacher, config.task, into=folder, **common)
-    return train(config.trial, teacher=folder, **common)
+    return train(config.trial, teacher=folder, plugins=store.plugins_folder, **common)
 
 
 def _keep(work: Work, store: Store, finished: "Finished") -> None:

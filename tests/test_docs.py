@@ -60,6 +60,18 @@ def test_the_leaderboard_in_the_readme_is_of_the_quickstart_as_it_is() -> None:
     assert set(board) <= groups
 
 
+def test_the_plugin_in_the_documents_is_the_example_and_what_it_shows_can_be_read() -> None:
+    source = (ROOT / "examples" / "my_loss.py").read_text()
+    grid = (ROOT / "examples" / "plugin.yaml").read_text()
+    read = load_grid(ROOT / "examples" / "plugin.yaml", allow_plugins=True)
+    assert [plugin.name for plugin in read.plugins] == ["my_loss"]
+    for document in (README, (ROOT / "docs" / "plugins.md").read_text()):
+        [code] = re.findall(r"```python\n(def pooled_l1.*?)```", document, re.DOTALL)
+        assert code in source
+    [lines] = re.findall(r"```yaml\n(plugins:.*?)```", README, re.DOTALL)
+    assert lines in grid
+
+
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
     listed = re.findall(r"^  ([a-z]+) ", kdsweep("--help", folder=tmp_path).stdout, re.MULTILINE)
     named = set(re.findall(r"`kdsweep ([a-z]+)", README))
@@ -72,7 +84,7 @@ def test_the_readmes_two_commands_are_targets_of_the_makefile() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CHANGELOG.md", "docs/plugins.md"])
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text()):
-        assert (ROOT / target).exists(), target
+        assert ((ROOT / document).parent / target).exists(), target

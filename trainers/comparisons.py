@@ -27,6 +27,7 @@ from ..search_spaces.knowledge import (
     Jsd,
     LayerRelations,
     Pkt,
+    Plugin,
     Relations,
     Rkd,
     SampleTerm,
@@ -51,6 +52,7 @@ from .distances import (
     squared_difference,
 )
 from .features import LOGITS, Feature, Features
+from .plugins import PluginFunction
 from .reduction import Distances, reduce
 from .transforms import (
     attention_log_probabilities,
@@ -133,6 +135,7 @@ def term_loss(
     compared: Compared,
     project: Project,
     transport: Transport | None = None,
+    function: PluginFunction | None = None,
 ) -> TermLoss:
     """A term's loss of one batch.
 
@@ -141,6 +144,7 @@ def term_loss(
         compared: The batch.
         project: The learned maps.
         transport: State of a matching by flows.
+        function: Of a term whose loss is the user's own.
     """
     term = resolved.term
     match term:
@@ -156,13 +160,18 @@ def term_loss(
             return _attended(term, resolved.pairs, compared, project)
         case HiddenStates(matching="combine"):
             return TermLoss(_combined(term, resolved.pairs, compared, project))
+        case Plugin(reads="logits"):
+            assert function is not None
+            return TermLoss(function(*compared.logits(), compared.token_mask))
         case _:
             pass
     if not matches_layers(term):
         assert isinstance(term, SampleTerm)
         return TermLoss(_rows(term, *compared.logits()))
     pairs = resolved.at(compared.progress)
-    losses = torch.stack([_pair_loss(resolved, pair, compared, project) for pair in pairs])
+    losses = torch.stack(
+        [_pair_loss(resolved, pair, compared, project, function) for pair in pairs]
+    )
     if transport is not None:
         flow = transport.flow(losses.view(len(transport.student), len(transport.teacher)))
         return TermLoss((flow.flatten() * losses).sum(), entropy(flow.flatten()))
@@ -170,7 +179,11 @@ def term_loss(
 
 
 def _pair_loss(
-    resolved: ResolvedTerm, pair: LayerPair, compared: Compared, project: Project
+    resolved: ResolvedTerm,
+    pair: LayerPair,
+    compared: Compared,
+    project: Project,
+    function: PluginFunction | None,
 ) -> Tensor:
     mask = compared.token_mask
     match resolved.term:
@@ -198,6 +211,11 @@ def _pair_loss(
             sides = compared.pair("hidden_states", pair)
             student, teacher = (_select(term.of, side, mask) for side in sides)
             return _rows(term, student, teacher)
+        case Plugin(reads=reads):
+            assert function is not None
+            student, teacher = compared.pair(reads, pair)
+            # A bias must not fill the places of padding again.
+            return function(clean(reads, project(student, pair), mask), teacher, mask, pair=pair)
         case _:
             raise AssertionError(f"{resolved.term.kind} compares no pair of layers")
 

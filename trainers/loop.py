@@ -70,6 +70,7 @@ def train(
     *,
     digests: Digests | None = None,
     teacher: Path | None = None,
+    plugins: Path | None = None,
     assets: Assets | None = None,
     settings: Settings | None = None,
     checkpoints: Path | None = None,
@@ -88,6 +89,8 @@ def train(
         digests: What was planned; rows and teacher are checked against them.
         teacher: The folder that `prepare_teacher` made. Without one, a trial that reads a teacher
             prepares it first, in a temporary folder.
+        plugins: A folder with the files of the user's losses, each as `<digest>.py`; without one
+            they are read where the grid found them. They are executed.
         assets: What the process keeps from trial to trial; changes no number.
         settings: How this host runs trials; those of `assets` unless given.
         checkpoints: A folder for checkpoints; none are written without.
@@ -97,6 +100,7 @@ def train(
     Raises:
         DataError: The rows cannot be read, or rows or the teacher have changed since they were
             planned.
+        PluginError: A loss of the user's has changed since it was planned, or is none.
         TeacherError: The teacher does not fit, or one prepared here knows less than its floor.
         GridError: Terms or initialisation do not fit the models.
         DivergedError: A loss is no longer finite.
@@ -107,6 +111,7 @@ def train(
         trial=trial,
         digests=digests,
         teacher=teacher,
+        plugins=plugins,
         assets=assets or Assets(settings),
         settings=settings,
         checkpoints=checkpoints,
@@ -123,6 +128,7 @@ class _Attempt:
     trial: Trial
     digests: Digests | None
     teacher: Path | None
+    plugins: Path | None
     assets: Assets
     settings: Settings
     checkpoints: Path | None
@@ -186,9 +192,13 @@ def _train_student(
         identity = trial_id(trial, known.digests)
         resumed = resumable(identity, resume_from=attempt.resume_from)
         objectives = [
-            build_objective(stage, student=sizes(student), teacher=known.sizes, seed=trial.seed).to(
-                attempt.device
-            )
+            build_objective(
+                stage,
+                student=sizes(student),
+                teacher=known.sizes,
+                seed=trial.seed,
+                plugins=attempt.plugins,
+            ).to(attempt.device)
             for stage in trial.stages
         ]
     resumed_from_step = resumed.step if resumed else 0

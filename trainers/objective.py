@@ -6,13 +6,14 @@ resolved list says which features are read, is written down with the trial, and 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..search_spaces.errors import GridError, Problem
-from ..search_spaces.knowledge import LayerTerm
+from ..search_spaces.knowledge import LayerTerm, Plugin
 from ..search_spaces.matching import Emd, LayerPair
 from ..search_spaces.resolution import (
     MisfitError,
@@ -25,6 +26,7 @@ from ..search_spaces.schedules import Ratio, Threshold, followed, planned_factor
 from ..search_spaces.trial import Stage, canonical_json, canonical_term
 from .comparisons import Compared, TermLoss, term_loss
 from .features import Features, Needs, Sizes
+from .plugins import PluginFunction
 from .projection import make_projection
 from .streams import generator
 from .transport import Transport
@@ -50,7 +52,9 @@ class Objective(nn.Module):
     Its only parameters are the learned projections.
     """
 
-    def __init__(self, terms: Sequence[ResolvedTerm], *, seed: int) -> None:
+    def __init__(
+        self, terms: Sequence[ResolvedTerm], *, seed: int, plugins: Path | None = None
+    ) -> None:
         super().__init__()
         self.terms = tuple(terms)
         """In the stage's canonical order."""
@@ -65,6 +69,11 @@ class Objective(nn.Module):
         self.scales: Tensor
         """What terms are scaled by for good, shape [terms]."""
         self.register_buffer("scales", torch.ones(len(self.terms)))
+        self._functions = {
+            index: PluginFunction(term.term, copies=plugins)
+            for index, term in enumerate(self.terms)
+            if isinstance(term.term, Plugin)
+        }
         self._seed = seed
         self._now = self.terms
         self.begin_epoch(0)
@@ -113,7 +122,13 @@ class Objective(nn.Module):
         # Lower precision is for the models; their features are compared in float32.
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
-                term_loss(term, compared, partial(self._project, index), self._transport(index))
+                term_loss(
+                    term,
+                    compared,
+                    partial(self._project, index),
+                    self._transport(index),
+                    self._functions.get(index),
+                )
                 for index, term in enumerate(self._now)
             ]
         return self.weigh(losses, progress=progress)
@@ -185,16 +200,21 @@ class Objective(nn.Module):
         return projected
 
 
-def build_objective(stage: Stage, *, student: Sizes, teacher: Sizes, seed: int) -> Objective:
-    """Check and resolve a stage's terms, and draw their projections.
+def build_objective(
+    stage: Stage, *, student: Sizes, teacher: Sizes, seed: int, plugins: Path | None = None
+) -> Objective:
+    """Check and resolve a stage's terms, load those of the user, and draw their projections.
 
     Args:
         stage: Its terms are complete and in canonical order.
         student: Sizes of the model that learns.
         teacher: Sizes of the model that teaches.
         seed: The trial's seed.
+        plugins: A folder with the files of the user's losses, each as `<digest>.py`; where the
+            grid found them, unless given.
 
     Raises:
+        PluginError: A loss of the user's cannot be loaded.
         GridError: A term does not fit these two models; all such terms are named at once.
     """
     try:
@@ -203,7 +223,7 @@ def build_objective(stage: Stage, *, student: Sizes, teacher: Sizes, seed: int) 
         raise GridError(
             [Problem(f"terms.{each.field}", each.what, each.mend) for each in error.misfits]
         ) from None
-    return Objective(resolved, seed=seed)
+    return Objective(resolved, seed=seed, plugins=plugins)
 
 
 def _make_projections(resolved: ResolvedTerm, *, seed: int) -> nn.ModuleDict:
