@@ -20,8 +20,8 @@ from .report import Report, did_you_mean, show
 from .tree import Path
 
 _ALLOW = (
-    "Training executes it, with all your rights. Read it; if you trust it, add `--allow-plugins` "
-    "to the command"
+    "Training executes this code, with all your rights. Read it; if you trust it, add "
+    "`--allow-plugins` to the command"
 )
 _LIST = "Write a list of files beside the grid: `plugins: [my_loss.py]`"
 _NAME = "Write a file without `.py` and a function of it: `loss: my_loss.pooled_l1`"
@@ -140,7 +140,8 @@ def parse_plugin(source: bytes, path: FilePath) -> PluginFile:
         what = f"{path.name}{line}: is not Python: {said}"
         raise FlawedPluginError(what, f"`python {path}` says more") from None
     for line_number, module in _imports(body):
-        if (path.parent / f"{module}.py").exists() or (path.parent / module).is_dir():
+        beside = path.parent / f"{module}.py", path.parent / module / "__init__.py"
+        if any(file.exists() for file in beside):
             what = f"{path.name}:{line_number}: imports `{module}` from beside it"
             mend = "Put all that the loss needs into its one file: trials are known by its content"
             raise FlawedPluginError(what, mend)
@@ -277,14 +278,17 @@ class _Names:
                 given = tuple(map(str, settings)) if isinstance(settings, dict) else ()
                 return {**data, "loss": self._loss(data["loss"], (*at, "loss"), given)}
             case dict():
-                return {
-                    key: self._values(value, (*at, key))
-                    if _LOSS_AXIS.fullmatch(str(key))
-                    else self.replace(value, (*at, key))
-                    for key, value in data.items()
-                }
+                return {key: self._below(key, value, (*at, key)) for key, value in data.items()}
             case _:
                 return data
+
+    def _below(self, key: object, value: object, at: Path) -> object:
+        if key == "if":
+            # Predicates compare labels, and a loss's label is what is written.
+            return value
+        if _LOSS_AXIS.fullmatch(str(key)):
+            return self._values(value, at)
+        return self.replace(value, at)
 
     def _values(self, data: object, at: Path) -> object:
         """Of an axis of losses, or of a rule that sets one; their settings are not known here."""
@@ -329,8 +333,13 @@ def plugin_losses(terms: Collection[Term]) -> Iterator[PluginLoss]:
     return (term.loss for term in terms if isinstance(term, Plugin))
 
 
-def check_loss(term: Plugin, source: bytes) -> PluginFile:
+def check_loss(term: Plugin, source: bytes, *, found: FilePath) -> PluginFile:
     """A term's file, of the content that was planned, with a function that the term can call.
+
+    Args:
+        term: Names both.
+        source: The content.
+        found: Where it lies now.
 
     Raises:
         PluginError: It is not so.
@@ -338,7 +347,7 @@ def check_loss(term: Plugin, source: bytes) -> PluginFile:
     loss = term.loss
     path = FilePath(loss.file)
     if hashlib.sha256(source).hexdigest() != loss.digest:
-        raise PluginError([changed(loss)])
+        raise PluginError([changed(found)])
     try:
         plugin = parse_plugin(source, path)
     except FlawedPluginError as error:
@@ -348,10 +357,10 @@ def check_loss(term: Plugin, source: bytes) -> PluginFile:
     return plugin
 
 
-def changed(loss: PluginLoss) -> Problem:
+def changed(file: FilePath) -> Problem:
     """What is said of a file whose content is no longer what was planned."""
     return Problem(
-        loss.file,
+        str(file),
         "the file has changed since the plan was made",
         "Re-plan: `kdsweep launch` with the grid plans anew with the file as it is now; or undo "
         "the change.",

@@ -188,7 +188,7 @@ def check_content(rows: Sequence[PlanRow], losses: Collection[PluginLoss]) -> No
         DataError: Rows, weights or the user's losses differ from those that were planned.
     """
     content = Content()
-    problems = [changed(loss) for loss in losses if _has_changed(loss)]
+    problems = [changed(Path(loss.file)) for loss in losses if _has_changed(loss)]
     for row in rows:
         if row.what != "teacher":
             continue

@@ -42,10 +42,11 @@ class PluginFunction:
         self._settings: Mapping[str, int | float] = term.settings.as_arguments()
         path = Path(term.loss.file)
         try:
-            source = read_bytes(path if copies is None else copies / f"{term.loss.digest}.py")
+            found = path if copies is None else copies / f"{term.loss.digest}.py"
+            source = read_bytes(found)
         except FlawedPluginError as error:
             raise PluginError([Problem(term.loss.file, error.what, error.mend)]) from None
-        plugin = check_loss(term, source)
+        plugin = check_loss(term, source, found=found)
         line = plugin.functions[term.loss.function].line
         self._place = f"{path}:{line}: {term.loss.function}"
         self._file = str(path)

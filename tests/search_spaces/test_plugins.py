@@ -13,6 +13,7 @@ from kdsweep.search_spaces.explanation import explain
 from kdsweep.search_spaces.knowledge import Plugin, inert_fields
 from kdsweep.search_spaces.resolution import resolve_term
 from kdsweep.search_spaces.sizes import Sizes
+from kdsweep.search_spaces.trial import canonical_term
 
 SOURCE = """\
 raise SystemExit("executed")
@@ -162,6 +163,10 @@ def test_losses_and_settings_may_be_axes(folder: Path) -> None:
     ]
     [skipped] = found.skipped
     assert "the settings power: got an unexpected keyword argument 'power'" in skipped.reason
+    unset = "{label: none, value: {}}"
+    rule = "when: [{if: {terms.own.loss: my_loss.other}, set: {terms.own.settings: %s}}]\n"
+    found = plan(folder, text + rule % unset)
+    assert (len(found.trials), len(found.skipped)) == (3, 0)
     assert "no function `othr`" in problems(folder, text.replace("my_loss.other", "my_loss.othr"))
 
 
@@ -179,6 +184,17 @@ def term_reading(reads: str, **fields: Any) -> Plugin:
     return Plugin.model_validate(
         {"kind": "plugin", "loss": loss, "reads": reads, "matching": "tinybert", **fields}
     )
+
+
+def test_a_file_is_known_by_its_content_wherever_it_lies() -> None:
+    term = term_reading("keys", settings={"beta": 0.5})
+    assert canonical_term(term) == {
+        "kind": "plugin",
+        "loss": {"digest": "a" * 64, "function": "f"},
+        "matching": "tinybert",
+        "reads": "keys",
+        "settings": {"beta": 0.5},
+    }
 
 
 WIDE, NARROW = Sizes(4, 64, 4, 2), Sizes(2, 32, 2, 2)

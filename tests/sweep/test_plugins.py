@@ -123,8 +123,8 @@ def test_without_leave_nothing_is_written_and_no_file_is_executed(
     assert said.returncode == 2
     assert said.stderr == (
         f"{grid}:{said.stderr.split(':')[1]}:{said.stderr.split(':')[2]}: plugins: the grid "
-        "brings code of its own: my_loss.py\n    Training executes it, with all your rights. Read "
-        f"it; if you trust it, add `{ALLOW}` to the command\n"
+        "brings code of its own: my_loss.py\n    Training executes this code, with all your "
+        f"rights. Read it; if you trust it, add `{ALLOW}` to the command\n"
     )
     assert sorted(tmp_path.rglob("*")) == before
 

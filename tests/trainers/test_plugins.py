@@ -236,6 +236,11 @@ def test_only_the_content_that_was_planned_is_executed(file: Path, tmp_path: Pat
         loss_of(term)
     assert not trap.exists()
     assert loss_of(term, plugins=copies).item() > 0
+    [copy] = copies.iterdir()
+    copy.write_bytes(file.read_bytes())
+    with pytest.raises(PluginError, match=f"{copy}: the file has changed"):
+        loss_of(term, plugins=copies)
+    assert not trap.exists()
     file.unlink()
     with pytest.raises(PluginError, match="cannot be read: No such file"):
         loss_of(term)
