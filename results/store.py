@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ class Store:
     def grid_file(self, number: int) -> Path:
         """Where a grid lies."""
         return self.folder / "grids" / f"{number:04d}.yaml"
+
+    def add_plugin(self, digest: str, source: bytes) -> None:
+        """Keep a file of a user's losses, unless it is kept already."""
+        path = self.plugins_folder / f"{digest}.py"
+        check_id(digest)
+        if not path.exists():
+            with suppress(FileExistsError):
+                publish(path, lambda temporary: _write_bytes(temporary, source))
+
+    @property
+    def plugins_folder(self) -> Path:
+        """Where the code that grids bring lies, by its digest: beside the grids."""
+        return self.folder / "grids"
 
     def teacher_folder(self, digest: str) -> Path:
         """Where a prepared teacher lies."""
@@ -246,4 +260,8 @@ def _sweep_text(sweep: Mapping[str, Any]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_bytes(text.encode())
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -49,5 +49,9 @@ class TeacherError(InputError):
     """The teacher is unknown, does not fit the task, or knows too little of it."""
 
 
+class PluginError(InputError):
+    """A user's loss cannot be loaded, or does not do what every loss has to."""
+
+
 class UnreachableError(DataError):
     """The rows lie on a hub that cannot be reached from here; nothing is known to be wrong."""

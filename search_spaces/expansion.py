@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .errors import GridError, Problem
 from .facts import Facts
 from .grid import Grid
+from .plugins import first_misuse
 from .product import Point, RawPoints
 from .resolve import Group, Resolver
 from .rules import Broken, Subject, first_broken, warnings
@@ -130,6 +131,9 @@ class _Expander:
             task_facts=self._facts.task(group.task),
         )
         self._note_unknown(subject)
+        terms = [term for stage in group.stages for term in stage.terms]
+        if misuse := first_misuse(terms, self._grid.plugins):
+            return Broken("plugin", misuse)
         broken = first_broken(subject)
         if broken is None:
             for rule, reason in warnings(subject):

@@ -125,5 +125,5 @@ def _words(annotation: object) -> Iterator[str]:
 
 def _written(default: object) -> str:
     """A default as a grid would write it."""
-    value = list(default) if isinstance(default, tuple) else default
+    value = default.model_dump() if isinstance(default, BaseModel) else default
     return value if isinstance(value, str) else json.dumps(value)

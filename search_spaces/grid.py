@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticOmit
 from pydantic_core.core_schema import AnySchema, any_schema
 
+from .plugins import PluginFile
 from .predicate import ExcludeRule, WhenRule
 from .sections import Sections
 from .spec import Count, Name, NonNegative, Positive, Spec, Tries
@@ -111,6 +112,13 @@ class Grid(Spec):
     """The data; keys that only axes give stand here with their first value."""
     teacher: Teacher
     """The model that teaches; keys that only axes give stand here with their first value."""
+    plugins: Annotated[
+        tuple[PluginFile, ...],
+        _Checked(),
+        WithJsonSchema({"type": "array", "items": {"type": "string", "pattern": r"\.py$"}}),
+    ] = ()
+    """Files of losses of your own, relative to the grid file; terms `{kind: plugin}` name their
+    functions. Training executes them, so commands ask for `--allow-plugins`."""
     axes: Annotated[tuple[AxisMapping, ...], _Checked()]
     """Mappings of axes whose points are united."""
     zip: Annotated[tuple[tuple[str, ...], ...], _Checked()] = ()

@@ -7,11 +7,27 @@ softmax, h for hidden states; L_S and L_T are the depths.
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from .matching import Matching
 from .schedules import TemperatureSchedule, WeightSchedule
-from .spec import Count, Label, NonNegative, Positive, ProperShare, Share, Spec, Weight
+from .spec import (
+    Count,
+    Label,
+    NonNegative,
+    Number,
+    Positive,
+    ProperShare,
+    Share,
+    Spec,
+    Weight,
+)
+
+ShownFeature = Literal["logits", "hidden_states", "attentions", "queries", "keys", "values"]
+"""What any model shows of itself; `attentions` are scores before mask and softmax."""
+
+FeatureKind = Literal[ShownFeature, "words"]
+"""With the logits over the vocabulary at hidden tokens."""
 
 Projection = Literal["none", "linear", "linear_norm", "mlp", "orthogonal"]
 """A learned map from the student's width to the teacher's; never part of the exported student."""
@@ -446,6 +462,68 @@ class Crd(LayerTerm):
     """Other rows that a row is told from in each step."""
 
 
+# Losses of the user's own
+
+LOSS_PATTERN = r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z_][A-Za-z0-9_]{0,63}$"
+"""How a grid names a loss: a file without `.py`, and a function of it."""
+
+
+class PluginLoss(Spec):
+    """A function of a file that the grid lists under `plugins`."""
+
+    file: str
+    """Where the grid found it; names it in messages and is part of no id."""
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Hexadecimal SHA-256 of the file's bytes."""
+    function: str
+    """One at the top level of the file."""
+
+
+class PluginSettings(Spec):
+    """Numbers by the names that a function gives its further arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, Number]
+
+    def as_arguments(self) -> dict[str, int | float]:
+        """What the function is called with beside its three tensors."""
+        return dict(self.__pydantic_extra__)
+
+
+class Plugin(LayerTerm):
+    """A loss of your own: a function in a file that the grid lists under `plugins`.
+
+    Formula: `def loss(student, teacher, token_mask, **settings)`, once for each matched pair of
+    layers. It gets float32 tensors with zeros in the place of padding, the student's after its
+    projection and the teacher's without a gradient, and `token_mask` [B, L], True at real tokens.
+    It masks, reduces, and returns a tensor of shape []: the mean over the batch. Features: logits
+    [B, C]; hidden_states, queries, keys and values [B, L, H]; attentions, scores before mask and
+    softmax, [B, A, L, L].
+    Needs: `--allow-plugins`, since training executes the file; it may import installed packages,
+    and no file beside it. The function is pure: the first batch shows that its loss is a finite
+    scalar with a gradient to the student, the same when asked again, and the same when the batch
+    gets more padding. The id of a trial has the file's bytes in it and not its place.
+    Paper: none; whoever writes the function knows.
+    """
+
+    kind: Literal["plugin"]
+    loss: Annotated[PluginLoss, WithJsonSchema({"type": "string", "pattern": LOSS_PATTERN})]
+    """The file without `.py`, and the function: `my_loss.pooled_l1`, which is then the term's
+    label too, unless one is said."""
+    reads: ShownFeature
+    """The feature of both models that the function compares."""
+    projection: Projection = "none"
+    """A learned map of the student's vectors to the teacher's width where the widths differ;
+    `none` hands both over as they are."""
+    settings: PluginSettings = PluginSettings()
+    """Numbers for the function's further arguments by name, such as `{beta: 0.5}`."""
+
+
+VECTORS: tuple[ShownFeature, ...] = ("hidden_states", "queries", "keys", "values")
+"""Features of a model's width, which a projection can map."""
+
+
 Term = Annotated[
     HardLabels
     | SoftLogits
@@ -463,7 +541,8 @@ Term = Annotated[
     | Sp
     | Pkt
     | Cc
-    | Crd,
+    | Crd
+    | Plugin,
     Field(discriminator="kind"),
 ]
 """One summand of the objective."""
@@ -483,7 +562,8 @@ def kind_of(term_class: type[_Term]) -> str:
 
 def term_label(term: Term) -> str:
     """The name of a term in addresses, tables and columns."""
-    return term.label or term.kind
+    own = term.loss.function if isinstance(term, Plugin) else term.kind
+    return term.label or own
 
 
 LEAST_ROWS = 3
@@ -543,5 +623,9 @@ def _inert_fields(term: Term) -> Iterator[str]:
             yield from ("matching", "reduce_layers")
         case LayerRelations():
             yield "reduce_layers"
+        case Plugin(reads="logits"):
+            yield from ("matching", "reduce_layers", "projection")
+        case Plugin(reads="attentions"):
+            yield "projection"
         case _:
             return

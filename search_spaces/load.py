@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from .errors import GridError, Problem
 from .grid import Grid
 from .not_built import NOT_BUILT, SEARCHES, TASKS, word_not_built
+from .plugins import ReadBytes, name_losses, read_bytes, read_plugins
 from .points import PointReader
 from .report import Report, did_you_mean, nearest, show
 from .sections import Sections, read_sections
@@ -21,8 +22,12 @@ from .values import FIXED_AXES
 NOT_SECTIONS = ("axes", "zip", "when", "exclude")
 
 
-def load_grid(path: FilePath) -> Grid:
+def load_grid(path: FilePath, *, allow_plugins: bool = False) -> Grid:
     """Reads a grid file; local paths in it are relative to its folder.
+
+    Args:
+        path: The file.
+        allow_plugins: Whether the grid may list code of its own; it is read, never executed.
 
     Raises:
         GridError: The file cannot be read, or is wrong; all problems at once.
@@ -34,16 +39,25 @@ def load_grid(path: FilePath) -> Grid:
         raise GridError([Problem(str(path), what, "Check the name of the grid file")]) from None
     except SourceError as error:
         raise _grid_error(error, str(path)) from None
-    return read_grid(text, file=str(path), base=path.parent.resolve())
+    return read_grid(text, file=str(path), base=path.parent.resolve(), allow_plugins=allow_plugins)
 
 
-def read_grid(text: str, *, file: str, base: FilePath) -> Grid:
+def read_grid(
+    text: str,
+    *,
+    file: str,
+    base: FilePath,
+    allow_plugins: bool = False,
+    read_plugin: ReadBytes = read_bytes,
+) -> Grid:
     """Reads the text of a grid.
 
     Args:
         text: YAML 1.2.
         file: Names the text in messages.
         base: The folder that local paths are relative to.
+        allow_plugins: Whether the grid may list code of its own; it is read, never executed.
+        read_plugin: Gives the content of such code.
 
     Raises:
         GridError: The text is wrong; all problems at once.
@@ -61,11 +75,16 @@ def read_grid(text: str, *, file: str, base: FilePath) -> Grid:
         report.add((), what, "Write `name:`, `task:`, `teacher:` and `axes:`")
         report.raise_if_any()
     misspelt = _check_keys(data, report)
+    plugins = read_plugins(
+        data.get("plugins"), base=base, is_allowed=allow_plugins, read=read_plugin, report=report
+    )
+    data = name_losses(data, plugins, report)
     sections = read_sections(data, base=base)
     _check_tasks(data, report)
     _check_length(data, report)
     points = {} if "axes" in misspelt else PointReader(sections, report).read(data)
     payload = _payload(data, sections, points, report)
+    payload["plugins"] = tuple(plugin for plugin in plugins.values() if plugin is not None)
     grid: Grid | None = None
     wrong: list[Finding] = []
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, TypeGuard, assert_never, get_args
 
 from .knowledge import (
+    VECTORS,
     Attentions,
     Cc,
     Cka,
@@ -22,6 +23,7 @@ from .knowledge import (
     MaskedLabels,
     MaskedLogits,
     Pkt,
+    Plugin,
     Projection,
     Relations,
     RelationSource,
@@ -34,6 +36,7 @@ from .knowledge import (
     inert_fields,
     term_label,
 )
+from .knowledge import FeatureKind as FeatureKind
 from .matching import (
     Emd,
     LayerPair,
@@ -47,10 +50,6 @@ from .matching import (
 )
 from .schedules import followed
 from .sizes import Sizes
-
-FeatureKind = Literal["logits", "words", "hidden_states", "attentions", "queries", "keys", "values"]
-"""What a model shows of itself; `words` are logits over the vocabulary at the hidden tokens,
-`attentions` scores before mask and softmax."""
 
 Side = Literal["student", "teacher"]
 
@@ -271,13 +270,23 @@ def _pairs(term: LayerTerm, *, student: Sizes, teacher: Sizes) -> tuple[LayerPai
         num_teacher_layers=teacher.num_hidden_layers,
         num_student_layers=student.num_hidden_layers,
     )
-    if not isinstance(term, Attentions | Relations):
+    if not _reads_attention(term):
         return pairs
     blocks = tuple(pair for pair in pairs if 0 not in pair)
     # Rules that begin at the embedding mean the blocks alone where they match attention.
     if not blocks or (len(blocks) < len(pairs) and isinstance(term.matching, Pairs)):
         raise MatchingError("names layer 0, the embedding, which has no attention")
     return blocks
+
+
+def _reads_attention(term: LayerTerm) -> bool:
+    match term:
+        case Attentions() | Relations():
+            return True
+        case Plugin(reads=reads):
+            return reads != "hidden_states"
+        case _:
+            return False
 
 
 RELATED: Mapping[RelationSource, FeatureKind] = {"q": "queries", "k": "keys", "v": "values"}
@@ -304,6 +313,8 @@ def _kinds_read(term: Term, side: Side) -> tuple[FeatureKind, ...]:
             return ("attentions",)
         case Relations(of=of):
             return tuple(RELATED[source] for source in of)
+        case Plugin(reads=reads):
+            return (reads,)
         case _:
             assert_never(term)
 
@@ -315,6 +326,11 @@ def _projection(term: Term, *, student: Sizes, teacher: Sizes) -> ResolvedProjec
             if term.projection == "none" or ours == theirs:
                 return None
             return ResolvedProjection(term.projection, ours, theirs, term.share_projection)
+        case Plugin(reads=reads) if reads in VECTORS:
+            ours, theirs = student.hidden_size, teacher.hidden_size
+            if term.projection == "none" or ours == theirs:
+                return None
+            return ResolvedProjection(term.projection, ours, theirs, is_shared=False)
         case _:
             return None
 
@@ -349,6 +365,8 @@ def _misfits(
             yield from _relation_misfits(term, student=student, teacher=teacher)
         case LayerRelations():
             yield from _layer_relation_misfits(term, pairs)
+        case Plugin(projection="orthogonal", reads=reads) if reads in VECTORS:
+            yield from _orthogonal_misfits(student.hidden_size, teacher.hidden_size)
         case HardLabels():
             if student.num_labels is not None and student.num_labels < 2:
                 yield _one_class("kind")
@@ -356,7 +374,7 @@ def _misfits(
             yield from _temperature_misfits(term)
         case TokenSimilarity() | Cka() | WordRelations() | Rkd() | Sp() | Pkt() | Cc() | Crd():
             return
-        case MaskedLabels():
+        case MaskedLabels() | Plugin():
             return
         case _:
             assert_never(term)
@@ -415,7 +433,12 @@ def _width_misfits(
             f"is `none`, but the student is {ours} wide and the teacher {theirs}",
             "Write `projection: linear`, or give the student the teacher's width.",
         )
-    if term.projection == "orthogonal" and ours > theirs:
+    if term.projection == "orthogonal":
+        yield from _orthogonal_misfits(ours, theirs)
+
+
+def _orthogonal_misfits(ours: int, theirs: int) -> Iterator[Misfit]:
+    if ours > theirs:
         yield Misfit(
             "width",
             "projection",

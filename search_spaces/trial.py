@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .initialisation import Initialisation
-from .knowledge import Attentions, Term, inert_fields
+from .knowledge import Attentions, Plugin, Term, inert_fields
 from .shape import Shape
 from .spec import Seed, Spec
 from .stages import StageData, StageTeacher
@@ -77,6 +77,9 @@ def canonical_term(term: Term) -> Canonical:
     if isinstance(term, Attentions):
         term = _plain_attentions(term)
     fields = term.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
+    if isinstance(term, Plugin):
+        # The file is known by its content: it may lie anywhere, under any name.
+        del fields["loss"]["file"]
     if version := KIND_VERSIONS.get(term.kind):
         fields["version"] = version
     return fields

@@ -62,6 +62,12 @@ StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="The sweep's folder; runs/<name> unless said.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+AllowPlugins = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plugins", help="Agree that training executes the files under the grid's `plugins`."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -114,10 +120,15 @@ def common(
 
 
 @app.command()
-def plan(grid: GridFile, store: StoreFolder = None, as_json: AsJson = False) -> None:
+def plan(
+    grid: GridFile,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+    allow_plugins: AllowPlugins = False,
+) -> None:
     """Count a grid's trials and say what would be skipped, collapsed, or is done already."""
     # A wrong grid is refused before anything heavy is imported.
-    read = load_grid(grid)
+    read = load_grid(grid, allow_plugins=allow_plugins)
     from .forecast import forecast, print_forecast
     from .planning import nothing_to_train
 
@@ -138,11 +149,12 @@ def try_(
         str | None, typer.Option(help="Its id or its group's, or the beginning of one.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps to take.")] = 50,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train one trial for a few steps in the foreground; nothing is stored."""
     from .trying import try_trial
 
-    try_trial(grid, trial=trial, steps=steps, console=stdout())
+    try_trial(grid, trial=trial, steps=steps, console=stdout(), allow_plugins=allow_plugins)
 
 
 @app.command()
@@ -156,10 +168,11 @@ def launch(
     executor: ExecutorOption = ExecutorName.RAY,
     max_concurrent: MaxConcurrent = None,
     quiet: Quiet = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train every trial of a grid that its sweep still lacks."""
     # A wrong grid is refused before anything heavy is imported.
-    load_grid(grid)
+    load_grid(grid, allow_plugins=allow_plugins)
     from . import launching
 
     def agree(question: WouldDeactivateError) -> bool:
@@ -174,6 +187,7 @@ def launch(
         console=stderr(),
         agree=agree,
         quiet=quiet,
+        allow_plugins=allow_plugins,
     )
     _finish(ended)
 
@@ -191,6 +205,7 @@ def resume(
     executor: ExecutorOption = ExecutorName.RAY,
     max_concurrent: MaxConcurrent = None,
     quiet: Quiet = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Run what a sweep lacks; failed trials get their retries anew."""
     from . import launching
@@ -202,6 +217,7 @@ def resume(
         failed_only=failed_only,
         trials=trial or (),
         quiet=quiet,
+        allow_plugins=allow_plugins,
     )
     _finish(ended)
 

@@ -1,7 +1,8 @@
 """The main job: plan, take the sweep, run what is missing, say how it ended."""
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..results.store import Store
 from ..search_spaces import expand, load_grid, read_grid
 from ..search_spaces.errors import DataError, InputError, Problem
 from ..search_spaces.grid import Grid
+from ..search_spaces.knowledge import PluginLoss
+from ..search_spaces.plugins import changed, code_of_its_own, plugin_losses, read_bytes
 from ..search_spaces.texts import Text
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
@@ -62,6 +65,7 @@ def launch(
     console: Console = STDERR,
     agree: Callable[[WouldDeactivateError], bool] = lambda _: False,
     quiet: bool = False,
+    allow_plugins: bool = False,
 ) -> Ended:
     """Plan a grid and run what its sweep still lacks.
 
@@ -72,6 +76,7 @@ def launch(
         console: Where progress goes.
         agree: Asked before completed trials become inactive.
         quiet: No progress.
+        allow_plugins: Whether the grid may bring code, which trials execute.
 
     Raises:
         InputError: Grid, rows or teacher are wrong; nothing has been written.
@@ -80,7 +85,7 @@ def launch(
         ClusterUnreachableError: No Ray cluster answers.
     """
     text = grid_file.read_text(encoding="utf-8")
-    grid = load_grid(grid_file)
+    grid = load_grid(grid_file, allow_plugins=allow_plugins)
     sweep = Store(store or Path("runs") / grid.name)
     check_folder(sweep)
     content = Content()
@@ -96,7 +101,14 @@ def launch(
         )
         if gone and not agree(question := WouldDeactivateError(len(gone))):
             raise question
-        record_launch(sweep, pinned, epoch=lock.epoch, base=grid_file.resolve().parent)
+        _keep_plugins(sweep, grid)
+        record_launch(
+            sweep,
+            pinned,
+            epoch=lock.epoch,
+            base=grid_file.resolve().parent,
+            plugins={str(plugin.path): plugin.digest for plugin in grid.plugins},
+        )
         sweep.add_grid(text)
         sweep.write_plan(rows, epoch=lock.epoch)
         return _run(
@@ -121,11 +133,13 @@ def resume(
     failed_only: bool = False,
     trials: Sequence[str] = (),
     quiet: bool = False,
+    allow_plugins: bool = False,
 ) -> Ended:
     """Run what a sweep lacks, from its store alone; failed trials get their retries anew.
 
     Raises:
-        InputError: There is no sweep, or its rows or teacher have changed since the plan.
+        InputError: There is no sweep, its rows, teacher or plugins have changed since the plan, or
+            its grid brings code that is not allowed.
         NothingMatchesError: Only failed trials were asked for, and none has failed.
         SweepLockedError: Another launch holds the sweep.
         ClusterUnreachableError: No Ray cluster answers.
@@ -134,14 +148,26 @@ def resume(
     if not sweep.exists():
         raise InputError([Problem(str(folder), "is no sweep", "Name the folder of a launch.")])
     told = sweep.read_sweep()
-    grid = read_grid(sweep.newest_grid(), file=str(folder / "grids"), base=Path(told["base"]))
+    grid = read_grid(
+        sweep.newest_grid(),
+        file=str(folder / "grids"),
+        base=Path(told["base"]),
+        allow_plugins=allow_plugins,
+        read_plugin=_kept_plugins(sweep, told.get("plugins", {})),
+    )
     rows = sweep.read_plan()
+    losses = _planned_losses(rows)
+    if losses and not allow_plugins:
+        # A store from elsewhere may plan code that its grid does not own up to.
+        files = sorted({loss.file for loss in losses})
+        raise InputError([Problem(str(folder / "plan"), *code_of_its_own(files))])
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
-    check_content(rows)
+    check_content(rows, losses)
     executor.check_reachable()
     with _held(sweep, grid) as lock:
         pinned = pinned_for(sweep, grid)
-        record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]))
+        _keep_plugins(sweep, grid)
+        record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]), plugins={})
         return _run(
             sweep,
             grid,
@@ -156,14 +182,14 @@ def resume(
         )
 
 
-def check_content(rows: Sequence[PlanRow]) -> None:
+def check_content(rows: Sequence[PlanRow], losses: Collection[PluginLoss]) -> None:
     """Read what the plan read, and compare.
 
     Raises:
-        DataError: Rows or weights differ from those that were planned.
+        DataError: Rows, weights or the user's losses differ from those that were planned.
     """
     content = Content()
-    problems = []
+    problems = [changed(Path(loss.file)) for loss in losses if _has_changed(loss)]
     for config in _distinct_content(rows):
         now = content.digests(config.task, config.teacher)
         if now.task != config.task_digest:
@@ -194,6 +220,38 @@ def _distinct_content(rows: Sequence[PlanRow]) -> Iterator[Config]:
             if config.text_digests not in seen:
                 seen.add(config.text_digests)
                 yield config
+
+
+def _planned_losses(rows: Sequence[PlanRow]) -> set[PluginLoss]:
+    trials = [config_of(row).trial for row in rows if row.what == "trial"]
+    return {
+        loss
+        for trial in trials
+        if trial is not None
+        for stage in trial.stages
+        for loss in plugin_losses(stage.terms)
+    }
+
+
+def _has_changed(loss: PluginLoss) -> bool:
+    """Whether a file was edited; where there is none any more, the store's copy stands for it."""
+    file = Path(loss.file)
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != loss.digest
+
+
+def _keep_plugins(sweep: Store, grid: Grid) -> None:
+    for plugin in grid.plugins:
+        sweep.add_plugin(plugin.digest, plugin.source)
+
+
+def _kept_plugins(sweep: Store, digests: Mapping[str, str]) -> Callable[[Path], bytes]:
+    """Reads the store's copies of plugins, by where they were found."""
+
+    def read(path: Path) -> bytes:
+        copy = sweep.plugins_folder / f"{digests.get(str(path))}.py"
+        return read_bytes(copy if copy.is_file() else path)
+
+    return read
 
 
 def _changed(path: str, subject: str) -> Problem:

@@ -3,6 +3,7 @@
 import platform
 import socket
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +36,18 @@ def new_sweep(grid: Grid) -> dict[str, Any]:
     }
 
 
-def record_launch(sweep: Store, pinned: Pinned, *, epoch: int, base: Path) -> None:
-    """Write what is pinned and this launch's provenance to `sweep.json`."""
+def record_launch(
+    sweep: Store, pinned: Pinned, *, epoch: int, base: Path, plugins: Mapping[str, str]
+) -> None:
+    """Write what is pinned and this launch's provenance to `sweep.json`.
+
+    Args:
+        sweep: Whose store.
+        pinned: What every attempt shares.
+        epoch: Of the launch.
+        base: The folder that paths in the grid are relative to.
+        plugins: Digests of the files of losses, by their place.
+    """
     told = sweep.read_sweep()
     launch = {
         "epoch": epoch,
@@ -52,6 +63,7 @@ def record_launch(sweep: Store, pinned: Pinned, *, epoch: int, base: Path) -> No
         | {
             "pinned": pinned.model_dump(),
             "base": str(base),
+            "plugins": {**told.get("plugins", {}), **plugins},
             "launches": [*told["launches"], launch],
         }
     )

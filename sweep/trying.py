@@ -20,7 +20,14 @@ from .showing import print_resolved
 from .words import named
 
 
-def try_trial(grid_file: Path, *, trial: str | None, steps: int, console: Console) -> None:
+def try_trial(
+    grid_file: Path,
+    *,
+    trial: str | None,
+    steps: int,
+    console: Console,
+    allow_plugins: bool = False,
+) -> None:
     """Train a trial for some steps, printing each term's loss and gradient norm.
 
     A teacher that would have to be fine-tuned sees a single batch instead: this command shows
@@ -36,7 +43,7 @@ def try_trial(grid_file: Path, *, trial: str | None, steps: int, console: Consol
     from ..trainers.teacher import prepare_teacher
     from ..trainers.tokens import cache_folder
 
-    grid = load_grid(grid_file)
+    grid = load_grid(grid_file, allow_plugins=allow_plugins)
     chosen = _choose(grid, trial, grid_file)
     pinned = pin(grid)
     # Without kept features nothing is computed beyond the batches that are seen.

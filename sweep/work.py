@@ -256,7 +256,7 @@ def _open_history(
 def _reports(
     work: Work, store: Store, *, assets: "Assets", stop: Callable[[], bool]
 ) -> "Generator[Report]":
-    from ..trainers import prepare_teacher, train, train_stages
+    from ..trainers import prepare_teacher, train
 
     config = Config.model_validate_json(work.config_json)
     resume_from = None
@@ -274,11 +274,14 @@ def _reports(
     folder = store.teacher_folder(config.teacher_digest)
     if config.trial is None:
         return prepare_teacher(config.teacher, config.task, into=folder, **common)
-    common["begin"] = store.stage_folder(work.begin) if work.begin else None
-    if work.what == "stage":
-        into = store.stage_folder(work.id)
-        return train_stages(config.trial, into=into, teacher=folder, **common)
-    return train(config.trial, teacher=folder, **common)
+    return train(
+        config.trial,
+        teacher=folder,
+        plugins=store.plugins_folder,
+        begin=store.stage_folder(work.begin) if work.begin else None,
+        into=store.stage_folder(work.id) if work.what == "stage" else None,
+        **common,
+    )
 
 
 def _keep(work: Work, store: Store, finished: "Finished") -> None:

@@ -66,7 +66,19 @@ def test_the_grid_of_every_kind_has_every_kind() -> None:
     grid = load_grid(ROOT / "examples" / "every_kind.yaml")
     values = (value for mapping in grid.axes for value in mapping.axes["knowledge"].values)
     kinds = {term.kind for value in values for term in all_terms(value.data)}
-    assert kinds == {kind_of(each) for each in TERM_CLASSES}
+    assert kinds == {kind_of(each) for each in TERM_CLASSES} - {"plugin"}
+
+
+def test_the_plugin_in_the_documents_is_the_example_and_what_it_shows_can_be_read() -> None:
+    source = (ROOT / "examples" / "my_loss.py").read_text()
+    grid = (ROOT / "examples" / "plugin.yaml").read_text()
+    read = load_grid(ROOT / "examples" / "plugin.yaml", allow_plugins=True)
+    assert [plugin.name for plugin in read.plugins] == ["my_loss"]
+    for document in (README, (ROOT / "docs" / "plugins.md").read_text()):
+        [code] = re.findall(r"```python\n(def pooled_l1.*?)```", document, re.DOTALL)
+        assert code in source
+    [lines] = re.findall(r"```yaml\n(plugins:.*?)```", README, re.DOTALL)
+    assert lines in grid
 
 
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
@@ -81,7 +93,7 @@ def test_the_readmes_two_commands_are_targets_of_the_makefile() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CHANGELOG.md", "docs/plugins.md"])
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text()):
-        assert (ROOT / target).exists(), target
+        assert ((ROOT / document).parent / target).exists(), target

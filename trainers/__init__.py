@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from .floor import below_floor as below_floor
     from .frozen import load_teacher as load_teacher
     from .loop import train as train
-    from .loop import train_stages as train_stages
     from .reports import Finished as Finished
     from .reports import Interrupted as Interrupted
     from .reports import Report as Report
@@ -39,7 +38,6 @@ _MODULES = {
     "load_teacher": "frozen",
     "prepare_teacher": "teacher",
     "train": "loop",
-    "train_stages": "loop",
 }
 
 __all__ = sorted(_MODULES)

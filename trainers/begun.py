@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .errors import CheckpointError
-from .frozen import WEIGHTS, load_classifier
-from .saving import save_model
+from .frozen import load_classifier, weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +22,7 @@ RECORD = "stages.json"
 
 @dataclass(frozen=True)
 class StagesRecord:
-    """What a folder of trained stages says of itself."""
+    """What a folder of trained stages says of itself, beside the student that they left."""
 
     identity: str
     """The id of these stages, with everything that decides their numbers."""
@@ -36,6 +34,10 @@ class StagesRecord:
     values: Mapping[str, Value]
     """What the last of them ended with."""
 
+    def write(self, folder: Path) -> None:
+        """Beside the weights."""
+        (folder / RECORD).write_text(json.dumps(asdict(self), indent=2))
+
     @classmethod
     def read(cls, folder: Path, *, identity: str) -> Self:
         """Of a folder, which has to be of these stages.
@@ -45,8 +47,7 @@ class StagesRecord:
         """
         try:
             record = cls(**json.loads((folder / RECORD).read_bytes()))
-            with (folder / WEIGHTS).open("rb") as file:
-                weights = hashlib.file_digest(file, "sha256").hexdigest()
+            weights = weights_digest(folder)
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{folder} holds no trained stages: {error}") from error
         if record.identity != identity or record.weights != weights:
@@ -55,24 +56,6 @@ class StagesRecord:
                 "and they are trained again"
             )
         return record
-
-
-def write_stages(
-    student: BertForSequenceClassification,
-    tokenizer: Mapping[str, bytes],
-    folder: Path,
-    *,
-    identity: str,
-    num_stages: int,
-    step: int,
-    values: Mapping[str, Value],
-) -> None:
-    """The student as its stages left it, readable by anybody's `from_pretrained`."""
-    save_model(student, tokenizer, folder)
-    with (folder / WEIGHTS).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    record = StagesRecord(identity, num_stages, step, weights, values)
-    (folder / RECORD).write_text(json.dumps(asdict(record), indent=2))
 
 
 def load_begun(folder: Path, student: BertForSequenceClassification) -> None:

@@ -30,6 +30,7 @@ from ..search_spaces.knowledge import (
     MaskedLabels,
     MaskedLogits,
     Pkt,
+    Plugin,
     Relations,
     Rkd,
     SampleTerm,
@@ -55,6 +56,7 @@ from .distances import (
     squared_difference,
 )
 from .features import LOGITS, WORDS, Feature, Features
+from .plugins import PluginFunction
 from .reduction import Distances, reduce
 from .transforms import (
     attention_log_probabilities,
@@ -150,6 +152,7 @@ def term_loss(
     project: Project,
     transport: Transport | None = None,
     contrast: Contrasting | None = None,
+    function: PluginFunction | None = None,
 ) -> TermLoss:
     """A term's loss of one batch.
 
@@ -159,6 +162,7 @@ def term_loss(
         project: The learned maps.
         transport: State of a matching by flows.
         contrast: Of the batch's rows with remembered ones, where the term contrasts.
+        function: Of a term whose loss is the user's own.
     """
     term = resolved.term
     match term:
@@ -183,6 +187,9 @@ def term_loss(
         case Crd(of="logits"):
             assert contrast is not None
             return TermLoss(contrast(*compared.logits(), OF_LOGITS))
+        case Plugin(reads="logits"):
+            assert function is not None
+            return TermLoss(function(*compared.logits(), compared.token_mask))
         case _:
             pass
     if not matches_layers(term):
@@ -190,7 +197,7 @@ def term_loss(
         return TermLoss(_rows(term, *compared.logits()))
     pairs = resolved.at(compared.progress)
     losses = torch.stack(
-        [_pair_loss(resolved, pair, compared, project, contrast) for pair in pairs]
+        [_pair_loss(resolved, pair, compared, project, contrast, function) for pair in pairs]
     )
     if transport is not None:
         flow = transport.flow(losses.view(len(transport.student), len(transport.teacher)))
@@ -204,6 +211,7 @@ def _pair_loss(
     compared: Compared,
     project: Project,
     contrast: Contrasting | None,
+    function: PluginFunction | None,
 ) -> Tensor:
     mask = compared.token_mask
     match resolved.term:
@@ -236,6 +244,11 @@ def _pair_loss(
             sides = compared.pair("hidden_states", pair)
             student, teacher = (_select(term.of, side, mask) for side in sides)
             return contrast(student, teacher, pair)
+        case Plugin(reads=reads):
+            assert function is not None
+            student, teacher = compared.pair(reads, pair)
+            # A bias must not fill the places of padding again.
+            return function(clean(reads, project(student, pair), mask), teacher, mask, pair=pair)
         case _:
             raise AssertionError(f"{resolved.term.kind} compares no pair of layers")
 

@@ -107,12 +107,16 @@ def load_teacher(folder: Path, *, device: str = "cpu") -> FrozenTeacher:
         TeacherError: The folder is no prepared teacher, or its weights are not those it wrote.
     """
     record = TeacherRecord.read(folder)
-    with (folder / WEIGHTS).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    if weights != record.weights:
+    if weights_digest(folder) != record.weights:
         raise _damaged(folder, f"{WEIGHTS} is not the file that was written")
     model, _ = load_classifier(folder)
     return FrozenTeacher(model).to(device)
+
+
+def weights_digest(folder: Path) -> str:
+    """Hexadecimal SHA-256 of a folder's weights."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_classifier(

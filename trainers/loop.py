@@ -23,7 +23,7 @@ from ..search_spaces.shape import forward_flops_per_token
 from ..search_spaces.trial import Digests, Trial, stage_id, trial_id
 from .assets import Assets, LoadedText
 from .batches import Batch
-from .begun import StagesRecord, load_begun, write_stages
+from .begun import StagesRecord, load_begun
 from .bert import sizes
 from .checkpoint import remove_partial, whole_folder
 from .clock import Clock
@@ -33,7 +33,7 @@ from .features import LOGITS, WORDS, Sizes
 from .fit import Fit, fit, resumable, stage_steps
 from .floor import below_floor
 from .forward import forward, place
-from .frozen import TeacherRecord, teacher_logits
+from .frozen import TeacherRecord, teacher_logits, weights_digest
 from .initialise import initialise
 from .language import make_language_head
 from .metrics import score
@@ -77,11 +77,13 @@ def train(
     *,
     digests: Digests | None = None,
     teacher: Path | None = None,
+    plugins: Path | None = None,
     assets: Assets | None = None,
     settings: Settings | None = None,
     checkpoints: Path | None = None,
     resume_from: Path | None = None,
     begin: Path | None = None,
+    into: Path | None = None,
     stop: Callable[[], bool] = never,
 ) -> Generator[Report, None, None]:
     """Train a trial, yielding `Resolved`, rows of history, and `Finished` or `Interrupted`.
@@ -96,16 +98,22 @@ def train(
         digests: What was planned; rows and teacher are checked against them.
         teacher: The folder that `prepare_teacher` made. Without one, a trial that reads a teacher
             prepares it first, in a temporary folder.
+        plugins: A folder with the files of the user's losses, each as `<digest>.py`; without one
+            they are read where the grid found them. They are executed.
         assets: What the process keeps from trial to trial; changes no number.
         settings: How this host runs trials; those of `assets` unless given.
         checkpoints: A folder for checkpoints; none are written without.
         resume_from: An earlier attempt's folder of checkpoints; the newest whole one is taken.
-        begin: What `train_stages` made of the trial's first stages; they are not trained again.
+        begin: A folder that `into` made of the trial's first stages; they are not trained again.
+        into: The stages are those with which several trials begin: the student that they leave
+            goes into this folder, which is there whole or not at all, and is not reported on. One
+            that is there already is reported again.
         stop: Looked at before every step.
 
     Raises:
         DataError: The rows cannot be read, or rows or the teacher have changed since they were
             planned.
+        PluginError: A loss of the user's has changed since it was planned, or is none.
         TeacherError: The teacher does not fit, or one prepared here knows less than its floor.
         GridError: Terms or initialisation do not fit the models.
         DivergedError: A loss is no longer finite.
@@ -116,84 +124,33 @@ def train(
         trial=trial,
         digests=digests,
         teacher=teacher,
+        plugins=plugins,
         assets=assets or Assets(settings),
         settings=settings,
         checkpoints=checkpoints,
         resume_from=resume_from,
         begin=begin,
-        stop=stop,
-    )
-    return within(_train(attempt, _train_student), settings)
-
-
-def train_stages(
-    trial: Trial,
-    *,
-    into: Path,
-    digests: Digests | None = None,
-    teacher: Path | None = None,
-    assets: Assets | None = None,
-    settings: Settings | None = None,
-    checkpoints: Path | None = None,
-    resume_from: Path | None = None,
-    begin: Path | None = None,
-    stop: Callable[[], bool] = never,
-) -> Generator[Report, None, None]:
-    """Train stages with which several trials begin, once; reports are those of a trial.
-
-    The folder `into` then holds the student as the stages left it; it is there whole or not at
-    all. One that is there already is reported again.
-
-    Args:
-        trial: With these stages alone, none of which is a trial's last.
-        into: The folder to be made.
-        digests: As for `train`.
-        teacher: As for `train`.
-        assets: As for `train`.
-        settings: As for `train`.
-        checkpoints: As for `train`.
-        resume_from: As for `train`.
-        begin: As for `train`.
-        stop: As for `train`.
-
-    Raises:
-        DataError: As for `train`.
-        TeacherError: As for `train`.
-        GridError: As for `train`.
-        DivergedError: As for `train`.
-        CheckpointError: As for `train`, or the folder holds other stages.
-    """
-    settings = settings or (assets.settings if assets else Settings())
-    attempt = _Attempt(
-        trial=trial,
-        digests=digests,
-        teacher=teacher,
-        assets=assets or Assets(settings),
-        settings=settings,
-        checkpoints=checkpoints,
-        resume_from=resume_from,
-        begin=begin,
-        stop=stop,
         into=into,
+        stop=stop,
     )
-    return within(_train(attempt, _train_begun), settings)
+    return within(_train(attempt), settings)
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The arguments of `train` and of `train_stages`."""
+    """The arguments of `train`."""
 
     trial: Trial
     digests: Digests | None
     teacher: Path | None
+    plugins: Path | None
     assets: Assets
     settings: Settings
     checkpoints: Path | None
     resume_from: Path | None
     begin: Path | None
+    into: Path | None
     stop: Callable[[], bool]
-    into: Path | None = None
-    """Where stages that several trials begin with go; None for a whole trial."""
 
     @property
     def device(self) -> torch.device:
@@ -231,10 +188,7 @@ class _Knowledge:
         )
 
 
-_Begun = Callable[["_Attempt", "_Knowledge", Clock], Generator[Report, None, None]]
-
-
-def _train(attempt: _Attempt, go_on: _Begun) -> Generator[Report, None, None]:
+def _train(attempt: _Attempt) -> Generator[Report, None, None]:
     clock = Clock()
     with ExitStack() as temporary:
         if attempt.device.type == "cuda":
@@ -247,7 +201,10 @@ def _train(attempt: _Attempt, go_on: _Begun) -> Generator[Report, None, None]:
         if known is None:
             yield Interrupted(step=0)
             return
-        yield from go_on(attempt, known, clock)
+        if attempt.into is None:
+            yield from _train_student(attempt, known, clock)
+        else:
+            yield from _train_begun(attempt, attempt.into, known, clock)
 
 
 def _train_student(
@@ -273,36 +230,28 @@ def _train_student(
 
 
 def _train_begun(
-    attempt: _Attempt, known: _Knowledge, clock: Clock
+    attempt: _Attempt, into: Path, known: _Knowledge, clock: Clock
 ) -> Generator[Report, None, None]:
-    assert attempt.into is not None, "a folder to be made"
     num_stages = len(attempt.trial.stages)
     identity = stage_id(attempt.trial, known.digests, num_stages=num_stages)
-    if attempt.into.is_dir():
-        record = StagesRecord.read(attempt.into, identity=identity)
-        yield _begun_again(attempt.into, step=record.step, values=record.values)
+    if into.is_dir():
+        record = StagesRecord.read(into, identity=identity)
+        yield _begun_again(into, step=record.step, values=record.values)
         return
-    remove_partial(attempt.into.parent, attempt.into.name)
+    remove_partial(into.parent, into.name)
     made = yield from _fit_stages(attempt, known, clock, identity=identity)
     if made is None:
         return
+    step = made.fitted.step
     values = {
         **made.values,
         "peak_memory_mb": _peak_memory_mb(attempt.device),
         **clock.columns(),
     }
-    tokenizer = tokenizer_files(folder_of(known.source))
-    with whole_folder(attempt.into) as folder:
-        write_stages(
-            made.student,
-            tokenizer,
-            folder,
-            identity=identity,
-            num_stages=num_stages,
-            step=made.fitted.step,
-            values=values,
-        )
-    yield _begun_again(attempt.into, step=made.fitted.step, values=values)
+    with whole_folder(into) as folder:
+        save_model(made.student, tokenizer_files(folder_of(known.source)), folder)
+        StagesRecord(identity, num_stages, step, weights_digest(folder), values).write(folder)
+    yield _begun_again(into, step=step, values=values)
 
 
 def _begun_again(folder: Path, *, step: int, values: Mapping[str, Value]) -> Finished:
@@ -403,6 +352,7 @@ def _objectives(
             seed=trial.seed,
             num_rows=len(data.rows),
             language_head=head,
+            plugins=attempt.plugins,
         )
         made.append(objective.to(attempt.device))
     return made

@@ -6,13 +6,14 @@ resolved list says which features are read, is written down with the trial, and 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..search_spaces.errors import GridError, Problem
-from ..search_spaces.knowledge import LayerTerm, term_label
+from ..search_spaces.knowledge import LayerTerm, Plugin, term_label
 from ..search_spaces.matching import Emd, LayerPair
 from ..search_spaces.resolution import (
     MisfitError,
@@ -27,6 +28,7 @@ from .comparisons import Compared, TermLoss, term_loss
 from .contrast import Contrasting, Contrasts
 from .features import Features, Needs, Sizes
 from .language import LanguageHead
+from .plugins import PluginFunction
 from .projection import make_projection
 from .streams import generator
 from .transport import Transport
@@ -60,6 +62,7 @@ class Objective(nn.Module):
         seed: int,
         num_rows: int | None = None,
         language_head: LanguageHead | None = None,
+        plugins: Path | None = None,
     ) -> None:
         super().__init__()
         self.language_head = language_head
@@ -77,6 +80,11 @@ class Objective(nn.Module):
         self.scales: Tensor
         """What terms are scaled by for good, shape [terms]."""
         self.register_buffer("scales", torch.ones(len(self.terms)))
+        self._functions = {
+            index: PluginFunction(term.term, copies=plugins)
+            for index, term in enumerate(self.terms)
+            if isinstance(term.term, Plugin)
+        }
         self._seed = seed
         self._now = self.terms
         self.begin_epoch(0)
@@ -149,6 +157,7 @@ class Objective(nn.Module):
                     partial(self._project, index),
                     self._transport(index),
                     self._contrasting(index, rows, step=step),
+                    self._functions.get(index),
                 )
                 for index, term in enumerate(self._now)
             ]
@@ -237,8 +246,9 @@ def build_objective(
     seed: int,
     num_rows: int | None = None,
     language_head: LanguageHead | None = None,
+    plugins: Path | None = None,
 ) -> Objective:
-    """Check and resolve a stage's terms, and draw their learned maps.
+    """Check and resolve a stage's terms, load those of the user, and draw their learned maps.
 
     Args:
         stage: Its terms are complete and in canonical order.
@@ -247,8 +257,11 @@ def build_objective(
         seed: The trial's seed.
         num_rows: Rows that the stage trains on; only contrasts ask.
         language_head: The student's, where the stage hides tokens.
+        plugins: A folder with the files of the user's losses, each as `<digest>.py`; where the
+            grid found them, unless given.
 
     Raises:
+        PluginError: A loss of the user's cannot be loaded.
         GridError: A term does not fit these two models; all such terms are named at once.
     """
     try:
@@ -262,7 +275,9 @@ def build_objective(
         what = "tells rows of train from each other, and there is one"
         places = [f"terms.{term_label(each.term)}" for each in contrasting]
         raise GridError([Problem(place, what, "Give the task more rows.") for place in places])
-    return Objective(resolved, seed=seed, num_rows=num_rows, language_head=language_head)
+    return Objective(
+        resolved, seed=seed, num_rows=num_rows, language_head=language_head, plugins=plugins
+    )
 
 
 def _make_projections(resolved: ResolvedTerm, *, seed: int) -> nn.ModuleDict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,14 @@ from .clock import Clock
 from .evaluate import majority_share, predict, score_logits
 from .fit import Fit, fit, resumable
 from .forward import place
-from .frozen import LOGITS, WEIGHTS, TeacherRecord, load_classifier, load_teacher, teacher_logits
+from .frozen import (
+    LOGITS,
+    TeacherRecord,
+    load_classifier,
+    load_teacher,
+    teacher_logits,
+    weights_digest,
+)
 from .language import make_language_head, save_language_head
 from .objective import build_objective
 from .reports import (
@@ -467,8 +473,7 @@ def _write(
     """Everything but `teacher.json`; returns the SHA-256 of the weights' file."""
     save_model(model, tokenizer_files(folder_of(source)), folder)
     save_file(dict(logits), folder / LOGITS)
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights_digest(folder)
 
 
 def _finished(
