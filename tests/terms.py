@@ -17,6 +17,8 @@ from kdsweep.trainers.features import Features
 LENGTHS = [5, 1, 3, 4]
 """Real tokens of each row."""
 LABELS = torch.tensor([0, 3, 1, 1])
+HIDDEN_TOKENS = {(0, 1): 6, (0, 4): 2, (2, 0): 0}
+"""By row and position: which of a vocabulary of seven words stood there."""
 ROWS, NUM_ROWS = torch.tensor([4, 0, 7, 2]), 9
 """Numbers of the rows in train, and how many it has."""
 MODEL = Sizes(num_hidden_layers=3, hidden_size=6, num_attention_heads=2, num_labels=4)
@@ -40,6 +42,10 @@ RESPONSE_TERMS: Mapping[str, dict[str, Any]] = {
     "dkd": SOFT | {"distance": {"dkd": {"target": 1.0, "others": 8.0}}},
     "dist": SOFT | {"distance": {"dist": {"rows": 1.0, "columns": 2.0}}},
     "standardise": SOFT | {"standardise": True},
+}
+LANGUAGE_TERMS: Mapping[str, dict[str, Any]] = {
+    "masked_labels": {"kind": "masked_labels"},
+    "masked_logits": {"kind": "masked_logits", "temperature": 2.0},
 }
 HIDDEN_TERMS: Mapping[str, dict[str, Any]] = {
     "hidden_mse": HIDDEN,
@@ -85,7 +91,7 @@ CONTRAST_TERMS: Mapping[str, dict[str, Any]] = {
     "crd_of_logits": CRD | {"of": "logits"},
 }
 LAYER_TERMS = {**HIDDEN_TERMS, **ATTENTION_TERMS, **SAMPLE_TERMS, **CONTRAST_TERMS}
-EVERY_TERM = {**RESPONSE_TERMS, **LAYER_TERMS}
+EVERY_TERM = {**RESPONSE_TERMS, **LANGUAGE_TERMS, **LAYER_TERMS}
 
 
 def parse(term: dict[str, Any]) -> Term:
@@ -113,7 +119,16 @@ def random_features(*, seed: int, sizes: Sizes = MODEL) -> dict[Feature, Tensor]
             for kind in ("queries", "keys", "values"):
                 vectors = torch.randn(rows, length, width, generator=stream)
                 features[Feature(kind, layer)] = vectors
+    features[Feature("words", 0)] = 2 * torch.randn(len(HIDDEN_TOKENS), 7, generator=stream)
     return features
+
+
+def targets(length: int = 5) -> Tensor:
+    """The hidden tokens of each row, -100 at all others."""
+    found = torch.full((len(LENGTHS), length), -100)
+    for place, word in HIDDEN_TOKENS.items():
+        found[place] = word
+    return found
 
 
 def features_of(*kinds: FeatureKind, **layers: Iterable[int]) -> frozenset[Feature]:
@@ -152,7 +167,8 @@ def loss(
 ) -> Tensor:
     """A term's loss of two models without a projection."""
     resolved = resolve_term(parse(term), student=sizes[0], teacher=sizes[1])
-    compared = Compared(student, teacher, LABELS, token_mask(length), progress)
+    mask = token_mask(length)
+    compared = Compared(student, teacher, LABELS, mask, progress, targets(length))
     contrasting = None
     if resolved.contrast is not None:
         precise = any(tensor.dtype == torch.float64 for tensor in student.values())
@@ -168,7 +184,7 @@ def pad(features: Features, *, to: int, garbage: float) -> dict[Feature, Tensor]
     padded: dict[Feature, Tensor] = {}
     for feature, tensor in features.items():
         match feature.kind:
-            case "logits":
+            case "logits" | "words":
                 padded[feature] = tensor
             case "attentions":
                 more = to - tensor.shape[-1]

@@ -24,6 +24,7 @@ from terms import (
     EVERY_TERM,
     HIDDEN,
     LABELS,
+    LANGUAGE_TERMS,
     LAYER_TERMS,
     LENGTHS,
     MODEL,
@@ -553,6 +554,20 @@ def crd_of_logits() -> float:
     return contrasted("crd_of_logits", STUDENT, TEACHER)
 
 
+# Hidden tokens
+
+
+def masked_labels() -> float:
+    # What stood at the three hidden places, row after row: words 6, 2 and 0 of seven.
+    probabilities = softmax(array(STUDENT, "words"))
+    return sklearn.metrics.log_loss([6, 2, 0], probabilities, labels=range(7))
+
+
+def masked_logits() -> float:
+    student, teacher = (softmax(array(side, "words") / 2) for side in (STUDENT, TEACHER))
+    return float(4 * scipy.stats.entropy(teacher, student, axis=1).mean())
+
+
 INDEPENDENT: dict[str, Callable[[], float]] = {
     function.__name__: function
     for function in (
@@ -565,6 +580,7 @@ INDEPENDENT: dict[str, Callable[[], float]] = {
         *(relations, value_relation, relation_heads),
         *(rkd_distances, rkd_angles, rkd_of_logits, sp, pkt, cc),
         *(crd, crd_of_mean, crd_of_logits),
+        *(masked_labels, masked_logits),
     )
 }
 
@@ -701,6 +717,7 @@ NOT_ZERO_AT_THE_TEACHER: dict[str, Callable[[], float]] = {
     "score_cross_entropy_of_mean": lambda: over_maps(
         lambda s, _: np.asarray(scipy.stats.entropy(softmax(s.mean(0)), axis=-1))
     ),
+    "masked_labels": masked_labels,
     **{name: partial(contrasted, name, STUDENT, STUDENT) for name in CONTRAST_TERMS},
 }
 """Losses with a floor: the entropy of the teacher, the labels, what is not yet shown of it, or what
@@ -902,6 +919,18 @@ WIDTHS_MAY_DIFFER = [
     *("token_similarity", "cka", "word_pairs", "word_angles", "layer_pairs", "layer_angles"),
     *("rkd_distances", "rkd_angles", "sp", "pkt", "cc", "crd", "crd_of_mean"),
 ]
+
+
+def test_a_batch_without_hidden_tokens_has_a_loss_of_zero_and_a_gradient() -> None:
+    for term in LANGUAGE_TERMS.values():
+        words = torch.zeros(0, 7, requires_grad=True)
+        side = {Feature("words", 0): words}
+        resolved = resolve_term(parse(term), student=MODEL, teacher=MODEL)
+        none = torch.full((4, 5), -100)
+        compared = Compared(side, side, LABELS, token_mask(), 0.0, none)
+        found = term_loss(resolved, compared, lambda hidden, _: hidden).loss
+        found.backward()
+        assert found.item() == 0
 
 
 @pytest.mark.parametrize("name", WIDTHS_MAY_DIFFER)
