@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .trial import Digests as Digests
     from .trial import Trial as Trial
     from .trial import group_id as group_id
+    from .trial import stage_id as stage_id
     from .trial import trial_id as trial_id
 
 _MODULES = {
@@ -57,6 +58,7 @@ _MODULES = {
     "group_id": "trial",
     "load_grid": "load",
     "read_grid": "load",
+    "stage_id": "trial",
     "starter_grid": "starter",
     "trial_id": "trial",
 }
