@@ -216,6 +216,7 @@ def _train_student(
             training=stage.training,
             precision=precision,
             seed=trial.seed,
+            micro_batches=fitted.micro_batches if fitted else 1,
         )
         first_step += job.num_steps
         first_term += len(objective.terms)
