@@ -113,6 +113,7 @@ def check_equal(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     """To the accuracy of fp32 sums, relative to the longest gradient."""
     assert found.keys() == expected.keys()
     longest = max(gradient.norm().item() for gradient in expected.values())
+    assert longest > 1e-4
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm().item() <= 1e-5 * longest, name
 
