@@ -101,8 +101,10 @@ class CachedFeatures:
     def _again(
         self, gradients: Mapping[Feature, Tensor]
     ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Of each part: its features, with their graph, and their share of the gradients."""
-        after = random_state(self._device)
+        """Of each part: its features, with their graph, and their share of the gradients.
+
+        The random stream is in the end where it was: the last part draws what it drew before.
+        """
         start = 0
         for part, random in zip(self._parts, self._random, strict=True):
             set_random_state(random, self._device)
@@ -113,7 +115,6 @@ class CachedFeatures:
                 [gradient[start:end] for gradient in gradients.values()],
             )
             start = end
-        set_random_state(after, self._device)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from world import SHORT, World
 
 from kdsweep.search_spaces.knowledge import Term
-from kdsweep.search_spaces.training import Training
+from kdsweep.search_spaces.training import Evaluate, Training
 from kdsweep.search_spaces.trial import Trial, make_stage
 from kdsweep.sweep.failures import classify
 from kdsweep.trainers import Assets, Finished, Interrupted, Report, Row, Settings, train
@@ -251,7 +251,7 @@ def test_two_ranks_that_share_a_batch_end_with_the_gradient_of_the_whole_batch(
 # Trials
 
 
-SMOOTH = SHORT.model_copy(update={"dropout": 0.0})
+SMOOTH = SHORT.model_copy(update={"dropout": 0.0, "evaluate": Evaluate(times=1)})
 TERMS = [
     {"kind": "hard_labels"},
     {"kind": "hidden_states", "matching": {"emd": "adaptive"}},
@@ -272,9 +272,9 @@ MEASURED = ("seconds", "latency_ms", "peak_memory_mb", "resumed_from_step")
 
 @contextmanager
 def memory_for(
-    rows: int, *, place: Place = "forward", of_teacher: bool = False
+    tokens: int, *, place: Place = "forward", of_teacher: bool = False
 ) -> Iterator[list[int]]:
-    """Let a student that trains, or its teacher, run out of memory in larger batches.
+    """Let a student that trains, or its teacher, run out of memory in batches of more tokens.
 
     Yields the rows of each batch that was too large, so far.
     """
@@ -286,7 +286,7 @@ def memory_for(
 
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         is_of_words = isinstance(module, nn.Embedding) and module.padding_idx is not None
-        if not is_of_words or len(output) <= rows:
+        if not is_of_words or output[..., 0].numel() <= tokens:
             return
         is_teacher = module.embedding_dim == 32
         if place == "backward" and output.requires_grad:
@@ -335,29 +335,52 @@ def finished(reports: Sequence[Report]) -> Mapping[str, Any]:
     return reports[-1].values
 
 
-@pytest.mark.parametrize("place", ["forward", "backward"])
-def test_a_trial_that_runs_out_of_memory_ends_with_the_numbers_of_one_that_did_not(
-    world: World, place: Place
-) -> None:
-    trial = trial_of(world)
-    with memory_for(16, place=place) as failed:
-        expected = run(world, trial)
+@pytest.fixture(scope="module")
+def undisturbed(world: World) -> list[Report]:
+    """Of batches of 16 rows and 8 to 13 tokens."""
+    with memory_for(16 * 13) as failed:
+        reports = run(world, trial_of(world))
     assert not failed
-    assert finished(expected)["micro_batches"] == 1
-    with memory_for(5, place=place) as failed:
-        found = run(world, trial)
-    # Batches of 16: tried whole, in halves and in quarters, once; what then fits stays.
-    assert failed == [16, 8]
-    assert finished(found)["micro_batches"] == 4
-    check_alike(found, expected)
+    assert finished(reports)["micro_batches"] == 1
+    return reports
+
+
+@pytest.mark.parametrize(
+    ("place", "tokens", "expected"),
+    [
+        # Whole, in halves and in quarters, once; what then fits stays.
+        ("forward", 60, [16, 8]),
+        ("backward", 60, [16, 8]),
+        # Not before the sixth step are 16 rows 13 tokens long.
+        ("backward", 16 * 12, [16]),
+    ],
+)
+def test_a_trial_that_runs_out_of_memory_ends_with_the_numbers_of_one_that_did_not(
+    world: World, undisturbed: list[Report], place: Place, tokens: int, expected: list[int]
+) -> None:
+    with memory_for(tokens, place=place) as failed:
+        found = run(world, trial_of(world))
+    assert failed == expected
+    assert finished(found)["micro_batches"] == 2 ** len(expected)
+    check_alike(found, undisturbed)
+
+
+def test_what_a_failed_try_drew_does_not_count(world: World) -> None:
+    trial = trial_of(world, SHORT)
+    assert SHORT.dropout > 0
+    # Memory ends before anything is dropped, or after everything is.
+    with memory_for(60, place="forward"):
+        early = run(world, trial)
+    with memory_for(60, place="backward"):
+        late = run(world, trial)
+    assert numbers(early) == numbers(late)
 
 
 def test_a_trial_in_parts_goes_on_with_the_same_bits_and_does_not_try_the_whole_batch_again(
     world: World, tmp_path: Path
 ) -> None:
     trial = trial_of(world, SHORT)
-    assert SHORT.dropout > 0
-    with memory_for(5) as failed:
+    with memory_for(60) as failed:
         expected = run(world, trial)
         before = run(world, trial, checkpoints=tmp_path, stop=after(9))
         failed.clear()
@@ -367,13 +390,11 @@ def test_a_trial_in_parts_goes_on_with_the_same_bits_and_does_not_try_the_whole_
     assert numbers([*before, *rest]) == numbers(expected)
 
 
-def test_a_later_stage_begins_with_the_parts_that_the_stage_before_needed(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_later_stage_begins_with_the_parts_that_the_stage_before_needed(world: World) -> None:
     (first,) = trial_of(world, terms=TERMS[1:2]).stages
     last = trial_of(world, terms=TERMS[:1])
     trial = last.model_copy(update={"stages": (first, *last.stages)})
-    with memory_for(8) as failed:
+    with memory_for(8 * 13) as failed:
         reports = run(world, trial)
     assert failed == [16]
     assert finished(reports)["micro_batches"] == 2
@@ -382,7 +403,7 @@ def test_a_later_stage_begins_with_the_parts_that_the_stage_before_needed(
 def test_a_teacher_that_runs_online_runs_in_parts_too(world: World) -> None:
     trial = trial_of(world)
     expected = run(world, trial, features_gb=1e-6)
-    with memory_for(8, of_teacher=True) as failed:
+    with memory_for(8 * 13, of_teacher=True) as failed:
         found = run(world, trial, features_gb=1e-6)
     assert finished(found)["features"] == "online"
     assert failed == [16]
