@@ -23,6 +23,7 @@ NUMBERS = (
     "flops_per_token",
     "latency_ms",
     "peak_memory_mb",
+    "micro_batches",
     "seconds/wait",
     "seconds/start",
     "seconds/data",
@@ -47,6 +48,7 @@ _ORDER = (
     "flops_per_token",
     "latency_ms",
     "peak_memory_mb",
+    "micro_batches",
     "seconds",
 )
 

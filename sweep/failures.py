@@ -22,19 +22,17 @@ LAST_LINES = 20
 
 def classify(error: BaseException) -> FailureClass:
     """The class of an exception that a trial raised."""
-    from ..trainers.errors import DivergedError
+    from ..trainers.errors import DivergedError, is_out_of_memory
 
     match error:
         case DivergedError():
             return "nan"
-        case MemoryError():
+        case _ if is_out_of_memory(error):
             return "out_of_memory"
         case InputError() | ImportError():
             return "environment"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EROFS):
             return "environment"
-        case RuntimeError() if type(error).__name__ == "OutOfMemoryError":
-            return "out_of_memory"
         case _:
             return "error"
 

@@ -153,6 +153,7 @@ def contrasts(resolved: ResolvedTerm) -> Contrasts:
     for pair in resolved.pairs or [OF_LOGITS]:
         widths = (sizes.student_width, sizes.teacher_width)
         contrasting(*(torch.randn(len(ROWS), width, generator=stream) for width in widths), pair)
+    made.remember()
     return made.eval()
 
 

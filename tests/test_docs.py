@@ -93,7 +93,21 @@ def test_the_readmes_two_commands_are_targets_of_the_makefile() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CHANGELOG.md", "docs/plugins.md"])
+def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
+    listed = (ROOT / "docs" / "checks.md").read_text()
+    number, *checks = re.split(r"^(\d+)\. ", listed, flags=re.MULTILINE)[1:]
+    numbers = [number, *checks[1::2]]
+    assert numbers == [str(n) for n in range(1, 21)]
+    for check in checks[::2]:
+        named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", check)
+        assert named, check
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "DESIGN.md", "CHANGELOG.md", "docs/plugins.md", "docs/checks.md"]
+)
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text()):
         assert ((ROOT / document).parent / target).exists(), target

@@ -30,7 +30,7 @@ Contrasting = Callable[[Tensor, Tensor, LayerPair], Tensor]
 class Contrasts(nn.Module):
     """The maps and memories of a contrastive term: a set for each of its pairs of layers.
 
-    In evaluation mode (`eval()`) nothing is remembered.
+    In evaluation mode (`eval()`) nothing is kept of a batch.
     """
 
     def __init__(self, resolved: ResolvedTerm, *, num_rows: int, seed: int) -> None:
@@ -60,6 +60,12 @@ class Contrasts(nn.Module):
         number = self._term.negatives
         negatives = draw_negatives(rows, number, num_rows=self._num_rows, stream=stream)
         return partial(self._loss, torch.cat([rows[:, None], negatives], dim=1))
+
+    def remember(self) -> None:
+        """Take the last batch up into the memories."""
+        for pair in self.pairs.values():
+            assert isinstance(pair, Contrast)
+            pair.remember()
 
     def _loss(self, drawn: Tensor, student: Tensor, teacher: Tensor, pair: LayerPair) -> Tensor:
         loss: Tensor = self.pairs[_key(pair)](student, teacher, drawn.to(student.device))
@@ -92,9 +98,10 @@ class Contrast(nn.Module):
                 torch.randn(num_rows, sizes.dimension, generator=start),
             )
         self.student, self.teacher = made["student"], made["teacher"]
+        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, student: Tensor, teacher: Tensor, drawn: Tensor) -> Tensor:
-        """The loss of a batch; in training the memories take its vectors up afterwards.
+        """The loss of a batch; in training `remember` may take its vectors up.
 
         Args:
             student: Shape [B, H_S].
@@ -108,9 +115,16 @@ class Contrast(nn.Module):
         loss = self.student.contrast(ours, self.teacher.recall(drawn), tau=self._tau)
         loss = loss + self.teacher.contrast(theirs, self.student.recall(drawn), tau=self._tau)
         if self.training:
-            self.student.remember(ours, drawn[:, 0], momentum=self._momentum)
-            self.teacher.remember(theirs, drawn[:, 0], momentum=self._momentum)
+            self._seen = ours.detach(), theirs.detach(), drawn[:, 0]
         return loss
+
+    def remember(self) -> None:
+        """Take the last batch up into both memories, if there is one."""
+        if self._seen is not None:
+            ours, theirs, rows = self._seen
+            self.student.remember(ours, rows, momentum=self._momentum)
+            self.teacher.remember(theirs, rows, momentum=self._momentum)
+            self._seen = None
 
 
 class _Side(nn.Module):

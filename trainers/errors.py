@@ -1,6 +1,19 @@
 """What can go wrong in training that is neither bad input nor a bug."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation had too little memory: less of it at once may succeed.
+
+    PyTorch has a class for accelerators; its CPU allocator raises a plain `RuntimeError`.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return isinstance(error, RuntimeError) and (
+        "OutOfMemoryError" in names or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
 class DivergedError(Exception):
     """A loss is no longer finite; more steps cannot mend it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from .batches import Batch, collate, epoch_batches, steps_per_epoch
 from .checkpoint import Checkpoint, newest, publish
-from .errors import DivergedError
+from .errors import DivergedError, is_out_of_memory
 from .evaluate import evaluation_steps, predict, score_logits
 from .forward import forward
 from .language import hide_tokens
+from .micro_batches import CachedFeatures, join, split
 from .optim import (
     clip_gradients,
     gradient_norms,
@@ -24,8 +26,9 @@ from .optim import (
     make_optimiser,
     set_learning_rate,
 )
+from .outputs import Online
 from .reports import Interrupted, Report, Row, Saving
-from .streams import generator, stream_seed
+from .streams import generator, random_state, set_random_state, stream_seed
 from .student import set_dropout
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .assets import Tokens
     from .batches import Split
     from .clock import Clock
+    from .features import Features
     from .glue import Metric
     from .language import Vocabulary
     from .objective import Objective, TermLosses
@@ -75,6 +79,8 @@ class Fit:
     training: Training
     precision: Precision
     seed: int
+    micro_batches: int = 1
+    """Parts of a batch that the stage before needed."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,6 +123,8 @@ class Fitted:
     """`select/<metric>` and the losses of the last epoch."""
     resumed_from_step: int
     """Steps that an earlier attempt took; 0 where there was none."""
+    micro_batches: int
+    """Parts in which a batch ran; 1 unless memory ran out."""
 
 
 def resumable(identity: str, *, resume_from: Path | None) -> Checkpoint | None:
@@ -207,6 +215,7 @@ class _Run:
         self.outputs = outputs
         self.device = device
         self.step = 0
+        self.micro_batches = job.micro_batches
         job.model.train()
         # The model was made for its first stage; each says its own.
         set_dropout(job.model, job.training.dropout)
@@ -252,18 +261,59 @@ class _Run:
         if self.step % job.steps_per_epoch == 0:
             self.epoch_sum.zero_()
             self.epoch_steps = 0
-        with clock("teacher"):
-            teacher = None if self.outputs is None else self.outputs.features(batch)
+        random = random_state(self.device)
+        buffers = job.objective.state_of_a_step()
+        while (found := self._try(batch, clock, measures_gradients=measures_gradients)) is None:
+            # What the failed try drew, decided or added up must not count.
+            set_random_state(random, self.device)
+            job.objective.take_back(buffers)
+            self.optimiser.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.micro_batches *= 2
+        losses, values = found
         with clock("student"):
-            student = forward(
+            self._watch(losses)
+            job.objective.remember()
+            if job.training.gradient_clipping is not None:
+                clip_gradients(self.parameters, job.training.gradient_clipping)
+            rate = learning_rate(job.training, step=self.step, num_steps=job.num_steps)
+            set_learning_rate(self.optimiser, rate)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return values | {"learning_rate": rate}
+
+    def _try(
+        self, batch: Batch, clock: Clock, *, measures_gradients: bool
+    ) -> tuple[TermLosses, dict[str, float]] | None:
+        """Put the gradients of a batch into the parameters; None where more parts may help."""
+        try:
+            return self._differentiate(batch, clock, measures_gradients=measures_gradients)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or self.micro_batches >= len(batch.rows):
+                raise
+            return None
+
+    def _differentiate(
+        self, batch: Batch, clock: Clock, *, measures_gradients: bool
+    ) -> tuple[TermLosses, dict[str, float]]:
+        """Losses of a batch, with gradients in the parameters, and what is measured of them."""
+        job = self.job
+        parts = split(batch, self.micro_batches)
+        with clock("teacher"):
+            teacher = self._teacher_features(batch, parts)
+        with clock("student"):
+            run = partial(
+                forward,
                 job.model,
-                batch,
-                job.objective.student_needs,
+                needs=job.objective.student_needs,
                 precision=job.precision,
                 language_head=job.objective.language_head,
             )
+            cached = CachedFeatures(run, parts) if len(parts) > 1 else None
             losses = job.objective(
-                student,
+                run(batch) if cached is None else cached.features,
                 teacher,
                 labels=batch.labels,
                 attention_mask=batch.attention_mask,
@@ -274,7 +324,8 @@ class _Run:
             )
             values = {}
             if measures_gradients and self.backbone:
-                norms = gradient_norms([each.loss for each in losses.by_term], self.backbone)
+                measure = gradient_norms if cached is None else cached.gradient_norms
+                norms = measure([each.loss for each in losses.by_term], self.backbone)
                 values = self._term_columns("gradient_norm", norms)
                 if self.step == 0 and job.objective.equalises:
                     job.objective.equalise(norms)
@@ -285,16 +336,19 @@ class _Run:
                     for index, each in enumerate(losses.by_term, job.first_term)
                     if each.entropy is not None
                 }
-            self._watch(losses)
             losses.total.backward()
-            if job.training.gradient_clipping is not None:
-                clip_gradients(self.parameters, job.training.gradient_clipping)
-            rate = learning_rate(job.training, step=self.step, num_steps=job.num_steps)
-            set_learning_rate(self.optimiser, rate)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
-        self.step += 1
-        return values | {"learning_rate": rate}
+            if cached is not None:
+                cached.backward()
+        return losses, values
+
+    def _teacher_features(self, batch: Batch, parts: Sequence[Batch]) -> Features | None:
+        match self.outputs:
+            case None:
+                return None
+            case Online() as online if len(parts) > 1:
+                return join(online.features(part) for part in parts)
+            case outputs:
+                return outputs.features(batch)
 
     def _watch(self, losses: TermLosses) -> None:
         """Add the losses up; on the CPU, where looking is free, refuse bad ones at once."""
@@ -388,8 +442,9 @@ class _Run:
             step=self.job.first_step + self.step,
             best=self.best,
             logits=self.logits,
-            values=values,
+            values=values | {"micro_batches": self.micro_batches},
             resumed_from_step=resumed_from_step,
+            micro_batches=self.micro_batches,
         )
 
     def _score_columns(self) -> dict[str, float]:
@@ -408,9 +463,6 @@ class _Run:
     def checkpoint(self) -> Checkpoint:
         """Everything that decides the steps to come."""
         best = self.best
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
         return Checkpoint(
             identity=self.job.identity,
             stage=self.job.stage,
@@ -419,7 +471,7 @@ class _Run:
                 "model": self.job.model.state_dict(),
                 "objective": self.job.objective.state_dict(),
                 "optimiser": _flat_state(self.optimiser),
-                "random": random,
+                "random": random_state(self.device),
                 "losses": {"row": self.row_sum, "epoch": self.epoch_sum},
                 "best": {} if best is None else best.weights,
                 "logits": {} if best is None else {"best": best.logits},
@@ -429,6 +481,7 @@ class _Run:
                 "epoch_steps": self.epoch_steps,
                 "scores": self.scores,
                 "best_step": None if best is None else best.step,
+                "micro_batches": self.micro_batches,
             },
         )
 
@@ -438,12 +491,11 @@ class _Run:
         self.job.model.load_state_dict(tensors["model"])
         self.job.objective.load_state_dict(tensors["objective"])
         _load_flat_state(self.optimiser, tensors["optimiser"])
-        torch.set_rng_state(tensors["random"]["cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
+        set_random_state(tensors["random"], self.device)
         self.row_sum.copy_(tensors["losses"]["row"])
         self.epoch_sum.copy_(tensors["losses"]["epoch"])
         self.row_steps, self.epoch_steps = state["row_steps"], state["epoch_steps"]
+        self.micro_batches = state.get("micro_batches", 1)
         self.scores = {metric: dict(scores) for metric, scores in state["scores"].items()}
         if state["best_step"] is not None:
             weights = {name: t.to(self.device).clone() for name, t in tensors["best"].items()}

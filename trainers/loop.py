@@ -307,6 +307,7 @@ def _fit_stages(
             training=stage.training,
             precision=settings.resolve(stage.training.precision),
             seed=trial.seed,
+            micro_batches=fitted.micro_batches if fitted else 1,
         )
         first_step += job.num_steps
         first_term += len(objective.terms)

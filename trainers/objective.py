@@ -4,7 +4,7 @@ A term is checked and resolved (layer pairs, projections) before anything is tra
 resolved list says which features are read, is written down with the trial, and computes the loss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,7 +131,7 @@ class Objective(nn.Module):
     ) -> TermLosses:
         """The losses of one batch; gradients flow into the student and the learned maps alone.
 
-        Each call is a step: weights of flows move, and in training mode memories take it up.
+        Each call is a step: weights of flows move, and in training mode `remember` may take it up.
 
         Args:
             student: At least `student_needs`.
@@ -162,6 +162,27 @@ class Objective(nn.Module):
                 for index, term in enumerate(self._now)
             ]
         return self.weigh(losses, progress=progress)
+
+    def remember(self) -> None:
+        """Take the last batch up into the memories of contrasts: once a step, when it counts."""
+        for contrasts in self.contrasts.values():
+            assert isinstance(contrasts, Contrasts)
+            contrasts.remember()
+
+    def state_of_a_step(self) -> dict[str, Tensor]:
+        """A copy of what a call changes, for `take_back`."""
+        # Memories are large, and only `remember` changes them.
+        return {
+            name: buffer.clone()
+            for name, buffer in self.named_buffers()
+            if not name.endswith(".memory")
+        }
+
+    def take_back(self, state: Mapping[str, Tensor]) -> None:
+        """Undo what calls have changed since `state_of_a_step`."""
+        for name, buffer in self.named_buffers():
+            if name in state:
+                buffer.copy_(state[name])
 
     def _transport(self, index: int) -> Transport | None:
         if str(index) not in self.transports:

@@ -811,6 +811,13 @@ def test_the_gradient_reaches_the_student_and_never_the_teacher(name: str) -> No
     assert all(tensor.abs().sum() > 0 for tensor in gradient.values())
 
 
+@pytest.mark.parametrize("name", sorted(EVERY_TERM.keys() - {"hard_labels", "label_smoothing"}))
+def test_a_teacher_of_noise_gives_another_loss(name: str) -> None:
+    noise = random_features(seed=9)
+    losses = [loss(EVERY_TERM[name], STUDENT, teacher).item() for teacher in (TEACHER, noise)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
 @every_term
 def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
     resolved = resolve_term(parse(EVERY_TERM[name]), student=MODEL, teacher=MODEL)

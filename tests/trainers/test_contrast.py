@@ -40,8 +40,11 @@ def losses(
     student: Features = STUDENT,
     teacher: Features = TEACHER,
 ) -> TermLosses:
+    """Of a step that counts."""
     given = {"labels": LABELS, "attention_mask": token_mask(), "rows": ROWS, "step": step}
-    return made(student, teacher, **given)
+    found: TermLosses = made(student, teacher, **given)
+    made.remember()
+    return found
 
 
 def only_pair(made: Objective) -> Contrast:
@@ -85,6 +88,18 @@ def test_a_step_moves_the_rows_of_its_batch_by_momentum_and_no_other_row() -> No
         mixed = 0.8 * old[ROWS].numpy() + 0.2 * vectors / np.linalg.norm(vectors, axis=1)[:, None]
         expected = mixed / np.linalg.norm(mixed, axis=1)[:, None]
         assert side.memory[ROWS].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_step_that_is_taken_back_leaves_no_trace() -> None:
+    made = objective()
+    before = copied(made)
+    state = made.state_of_a_step()
+    made(STUDENT, TEACHER, labels=LABELS, attention_mask=token_mask(), rows=ROWS)
+    made.take_back(state)
+    assert all(
+        torch.equal(tensor, before[name]) or tensor.isnan().all()
+        for name, tensor in copied(made).items()
+    )
 
 
 def test_a_batch_is_compared_with_what_was_remembered_before_it() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from world import SHORT, World
 
@@ -42,6 +43,9 @@ from kdsweep.trainers import (
     Settings,
     train,
 )
+from kdsweep.trainers.errors import FrozenError
+from kdsweep.trainers.features import Sizes
+from kdsweep.trainers.objective import build_objective
 
 HARD = HardLabels(kind="hard_labels")
 SOFT = SoftLogits(kind="soft_logits", temperature=2.0)
@@ -187,7 +191,7 @@ def test_gradient_norms_are_measured_at_the_first_step_and_at_evaluations(
     evaluated = [step for step, values in rows.items() if "select/accuracy" in values]
     assert evaluated == [6, 11, 16]
     assert measured == [1, *evaluated]
-    assert all(rows[1][f"train/term/{index}/gradient_norm"] > 0 for index in range(4))
+    assert all(rows[1][f"train/term/{index}/gradient_norm"] > 0 for index in range(len(EVERYTHING)))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(world: World) -> None:
@@ -418,6 +422,50 @@ def test_a_notebook_may_leave_the_teacher_to_the_trial(
 ) -> None:
     reports = list(train(trial, assets=assets_of(world)))
     assert numbers(reports) == numbers(undisturbed)
+
+
+def test_a_teacher_of_noise_changes_every_term_that_reads_it_and_is_found_out(
+    world: World, trial: Trial, undisturbed: list[Report]
+) -> None:
+    assets, reports = assets_of(world), []
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in assets.teacher(world.prepared).model.parameters():
+            parameter.normal_(std=0.1, generator=noise)
+    with pytest.raises(FrozenError, match="changed while it taught"):
+        for report in train(trial, teacher=world.prepared, assets=assets):
+            reports.append(report)
+    resolved = undisturbed[0]
+    assert isinstance(resolved, Resolved)
+    kinds = {term["kind"]: f"train/term/{term['index']}/loss" for term in resolved.values["terms"]}
+    before, noisy = first_row(undisturbed).values, first_row(reports).values
+    assert {kind for kind, loss in kinds.items() if before[loss] == noisy[loss]} == {"hard_labels"}
+
+
+def test_projections_are_optimised_clipped_together_with_the_student_and_saved(
+    world: World, warm: Assets, tmp_path: Path
+) -> None:
+    clipped = SHORT.model_copy(update={"gradient_clipping": 1e-3})
+    trial = world.trial(HARD, HIDDEN, training=clipped)
+    run(world, trial, assets=warm, checkpoints=tmp_path, stop=after(1))
+    folder = tmp_path / "step-00-000000001"
+    saved, optimiser = (load_file(folder / f"{n}.safetensors") for n in ("objective", "optimiser"))
+    # A first moment of AdamW is a tenth of the first gradient.
+    gradients = {key: 10 * t for key, t in optimiser.items() if key.endswith("exp_avg")}
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    # The teacher is 32 wide, the student 16, and nothing else of either is such a matrix.
+    maps = [gradient for gradient in gradients.values() if gradient.shape == (32, 16)]
+    assert len(maps) == 2
+    assert all(gradient.norm() > 0.01 * norm for gradient in maps)
+    student, teacher = (
+        Sizes(num_hidden_layers=n, hidden_size=width, num_attention_heads=heads, num_labels=2)
+        for n, width, heads in ((2, 16, 2), (3, 32, 4))
+    )
+    drawn = build_objective(trial.stages[0], student=student, teacher=teacher, seed=0)
+    weights = {name for name, _ in drawn.named_parameters()}
+    assert len(weights) == 4
+    assert not [name for name in weights if torch.equal(saved[name], drawn.state_dict()[name])]
 
 
 def test_two_stages_follow_each_other_and_resume_in_the_second(
