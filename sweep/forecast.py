@@ -22,7 +22,7 @@ from ..search_spaces.shape import (
 )
 from ..search_spaces.trial import Stage, Trial
 from .folder import check_folder
-from .planning import Content, ContentFacts
+from .planning import Begun, Content, ContentFacts
 from .words import count
 from .work import Config
 
@@ -56,6 +56,8 @@ class Forecast:
     without_ids: str | None
     """Why there are no ids."""
     done: frozenset[str]
+    shared_stages: int | None
+    """Stages with which several trials begin, trained once; None where no id is known."""
     cost: Cost
 
     @property
@@ -83,6 +85,7 @@ class Forecast:
             "axes": axis_counts(plan),
             "done": len(self.done),
             "to_run": self.to_run,
+            "shared_stages": self.shared_stages,
             "ids": list(self.ids) if self.ids is not None else None,
             "without_ids": self.without_ids,
             "warnings": [str(warning) for warning in plan.warnings],
@@ -106,15 +109,20 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
     check_folder(sweep)
     content = Content(fetch=False)
     ids: tuple[str, ...] | None = None
+    shared: int | None = None
     why = None
     facts: Facts = ContentFacts(content)
     identify = Identifier().identify
     try:
         plan = expand(grid, facts)
-        ids = tuple(
-            identify(planned.trial, content.of_trial(planned.trial)).trial
-            for planned in plan.trials
-        )
+        begun = Begun()
+        found = []
+        for planned in plan.trials:
+            digests = content.of_trial(planned.trial)
+            found.append(identify(planned.trial, digests).trial)
+            begun.add(found[-1], planned, digests)
+        ids = tuple(found)
+        shared = sum(1 for _ in begun.rows())
     except UnreachableError as error:
         facts = ShippedFacts()
         plan = expand(grid, facts)
@@ -129,6 +137,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         ids=ids,
         without_ids=why,
         done=done,
+        shared_stages=shared,
         cost=_cost(sweep, grid, todo, facts),
     )
 
@@ -168,6 +177,14 @@ def print_forecast(told: Forecast, console: Console) -> None:
         highlight=False,
         markup=False,
     )
+    if told.shared_stages:
+        shared = count(told.shared_stages, "stage")
+        are = "is" if told.shared_stages == 1 else "are"
+        console.print(
+            f"{shared} that several trials begin with {are} trained once",
+            highlight=False,
+            markup=False,
+        )
     console.print(_cost_line(told.cost), highlight=False, markup=False)
 
 

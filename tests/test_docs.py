@@ -81,6 +81,17 @@ def test_the_plugin_in_the_documents_is_the_example_and_what_it_shows_can_be_rea
     assert lines in grid
 
 
+def test_the_stages_in_the_documents_are_the_example_and_two_trials_begin_alike() -> None:
+    example = ROOT / "examples" / "stages.yaml"
+    [shown] = re.findall(
+        r"```yaml\n(teacher:.*?)```", (ROOT / "docs" / "stages.md").read_text(), re.DOTALL
+    )
+    assert shown in example.read_text()
+    content = Content()
+    rows = plan_rows(expand(load_grid(example), ContentFacts(content)), content)
+    assert [row.what for row in rows] == ["teacher", "stage", "trial", "trial", "trial"]
+
+
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
     listed = re.findall(r"^  ([a-z]+) ", kdsweep("--help", folder=tmp_path).stdout, re.MULTILINE)
     named = set(re.findall(r"`kdsweep ([a-z]+)", README))
@@ -106,7 +117,15 @@ def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "DESIGN.md", "CHANGELOG.md", "docs/plugins.md", "docs/checks.md"]
+    "document",
+    [
+        "README.md",
+        "DESIGN.md",
+        "CHANGELOG.md",
+        "docs/plugins.md",
+        "docs/stages.md",
+        "docs/checks.md",
+    ],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text()):
