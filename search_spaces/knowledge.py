@@ -212,7 +212,7 @@ class HiddenStates(LayerTerm):
     1 - cos(W h_S, h_T). W is the projection. PKD is mse with `of: cls`, `normalise: true` and
     `reduce_features: sum`.
     Needs: equal widths, or a projection.
-    Paper: mse is Jiao et al., TinyBERT, 2020, arXiv:1909.10351, equation 8; cosine Sanh et al.,
+    Paper: mse is Jiao et al., TinyBERT, 2020, arXiv:1909.10351 (L_hidn); cosine Sanh et al.,
     DistilBERT, 2019, arXiv:1910.01108, and with `of: cls` Aguilar et al., 2020,
     arXiv:1910.03723; PKD is Sun et al., 2019, arXiv:1908.09355.
     """
@@ -287,8 +287,8 @@ class Attentions(LayerTerm):
     Formula: mse: mean over heads and pairs of tokens of (a_S - a_T)**2. kl: KL(T || S) of each row
     of probabilities, mean over heads and rows. cross_entropy: kl plus the teacher's entropy.
     Needs: equal numbers of heads, or a head map that makes them equal.
-    Paper: mse of scores is Jiao et al., TinyBERT, 2020, arXiv:1909.10351, equation 7; kl is Wang et
-    al., MiniLM, 2020, arXiv:2002.10957, equation 4.
+    Paper: mse of scores is Jiao et al., TinyBERT, 2020, arXiv:1909.10351 (L_attn); kl is Wang et
+    al., MiniLM, 2020, arXiv:2002.10957 (L_AT).
     """
 
     kind: Literal["attentions"]

@@ -26,14 +26,14 @@ RULES: Mapping[Rule | SoftRule, str] = {
     "last": "(L_T - L_S + i, i). Lu et al., 2022, arXiv:2206.14366.",
     "uniform": "(ceil(i L_T / L_S), i), for all depths; `gap` where that is defined.",
     "gap": "(i L_T / L_S, i), where L_S divides L_T. Jiao et al., TinyBERT, 2020, "
-    "arXiv:1909.10351, section 3.1.",
+    "arXiv:1909.10351.",
     "linspace": "(floor(1 + (i - 1) (L_T - 1) / (L_S - 1) + 1/2), i), from the first layer to the "
     "last; a student of one layer has the teacher's last. The blocks that the code of Sanh et al., "
     "DistilBERT, 2019, arXiv:1910.01108, copies.",
     "pkd_skip": "`gap` without the student's last layer. Sun et al., PKD, 2019, arXiv:1908.09355.",
     "pkd_last": "`last` without the student's last layer. Sun et al., PKD, 2019, arXiv:1908.09355.",
     "tinybert": "The embedding pair (0, 0), then `gap`; for attention the blocks alone. Jiao et "
-    "al., TinyBERT, 2020, arXiv:1909.10351, section 3.1.",
+    "al., TinyBERT, 2020, arXiv:1909.10351.",
     "top": "(L_T, L_S). Wang et al., MiniLM, 2020, arXiv:2002.10957.",
     "embedding": "(0, 0), the outputs of the embeddings.",
     "consecutive": "All of ceil((i - 1) L_T / L_S) + 1 to ceil(i L_T / L_S) teach i. Udagawa et "

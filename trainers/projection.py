@@ -24,7 +24,7 @@ def make_projection(
         generator: Of the weights; the global random stream stays untouched.
 
     References:
-        Jiao et al., *TinyBERT*, 2020, arXiv:1909.10351, equation 8 (the W of one layer; its
+        Jiao et al., *TinyBERT*, 2020, arXiv:1909.10351 (the W_h of one layer; its
         published code adds the bias and this initialisation, and shares one map by all layers).
     """
     match kind:
