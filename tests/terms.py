@@ -10,7 +10,7 @@ from torch import Tensor
 from kdsweep.search_spaces.knowledge import Term
 from kdsweep.search_spaces.resolution import Feature, FeatureKind, ResolvedTerm, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
-from kdsweep.trainers.comparisons import Compared, term_loss
+from kdsweep.trainers.comparisons import Compared, Own, term_loss
 from kdsweep.trainers.contrast import OF_LOGITS, Contrasts
 from kdsweep.trainers.features import Features
 
@@ -175,7 +175,7 @@ def loss(
         precise = any(tensor.dtype == torch.float64 for tensor in student.values())
         made = contrasts(resolved).to(torch.float64 if precise else torch.float32)
         contrasting = made.of_batch(ROWS, step=1)
-    return term_loss(resolved, compared, lambda hidden, _: hidden, contrast=contrasting).loss
+    return term_loss(resolved, compared, Own(contrast=contrasting)).loss
 
 
 def pad(features: Features, *, to: int, garbage: float) -> dict[Feature, Tensor]:

@@ -146,23 +146,33 @@ class TermLoss(NamedTuple):
     """Of the shares in which layers teach, in nats, shape []; None where pairs are given."""
 
 
-def term_loss(
-    resolved: ResolvedTerm,
-    compared: Compared,
-    project: Project,
-    transport: Transport | None = None,
-    contrast: Contrasting | None = None,
-    function: PluginFunction | None = None,
-) -> TermLoss:
+def _as_it_is(hidden: Tensor, _: LayerPair) -> Tensor:
+    return hidden
+
+
+class Own(NamedTuple):
+    """What a term has for itself in a stage."""
+
+    project: Project = _as_it_is
+    """Its learned maps."""
+    transport: Transport | None = None
+    """State of a matching by flows."""
+    contrast: Contrasting | None = None
+    """The contrast of a batch's rows with remembered ones."""
+    function: PluginFunction | None = None
+    """A loss of the user's."""
+
+
+NOTHING = Own()
+
+
+def term_loss(resolved: ResolvedTerm, compared: Compared, own: Own = NOTHING) -> TermLoss:
     """A term's loss of one batch.
 
     Args:
         resolved: The term.
         compared: The batch.
-        project: The learned maps.
-        transport: State of a matching by flows.
-        contrast: Of the batch's rows with remembered ones, where the term contrasts.
-        function: Of a term whose loss is the user's own.
+        own: What the term has for itself.
     """
     term = resolved.term
     match term:
@@ -181,39 +191,30 @@ def term_loss(
         case LayerRelations():
             return TermLoss(_layer_relations(term, resolved.pairs, compared))
         case HiddenStates(matching="attention"):
-            return _attended(term, resolved.pairs, compared, project)
+            return _attended(term, resolved.pairs, compared, own.project)
         case HiddenStates(matching="combine"):
-            return TermLoss(_combined(term, resolved.pairs, compared, project))
+            return TermLoss(_combined(term, resolved.pairs, compared, own.project))
         case Crd(of="logits"):
-            assert contrast is not None
-            return TermLoss(contrast(*compared.logits(), OF_LOGITS))
+            assert own.contrast is not None
+            return TermLoss(own.contrast(*compared.logits(), OF_LOGITS))
         case Plugin(reads="logits"):
-            assert function is not None
-            return TermLoss(function(*compared.logits(), compared.token_mask))
+            assert own.function is not None
+            return TermLoss(own.function(*compared.logits(), compared.token_mask))
         case _:
             pass
     if not matches_layers(term):
         assert isinstance(term, SampleTerm)
         return TermLoss(_rows(term, *compared.logits()))
     pairs = resolved.at(compared.progress)
-    losses = torch.stack(
-        [_pair_loss(resolved, pair, compared, project, contrast, function) for pair in pairs]
-    )
-    if transport is not None:
+    losses = torch.stack([_pair_loss(resolved, pair, compared, own) for pair in pairs])
+    if (transport := own.transport) is not None:
         flow = transport.flow(losses.view(len(transport.student), len(transport.teacher)))
         return TermLoss((flow.flatten() * losses).sum(), entropy(flow.flatten()))
     return TermLoss(losses.sum() if term.reduce_layers == "sum" else losses.mean())
 
 
-def _pair_loss(
-    resolved: ResolvedTerm,
-    pair: LayerPair,
-    compared: Compared,
-    project: Project,
-    contrast: Contrasting | None,
-    function: PluginFunction | None,
-) -> Tensor:
-    mask = compared.token_mask
+def _pair_loss(resolved: ResolvedTerm, pair: LayerPair, compared: Compared, own: Own) -> Tensor:
+    mask, project = compared.token_mask, own.project
     match resolved.term:
         case HiddenStates() as term:
             return _hidden_states(term, pair, compared, project)
@@ -240,15 +241,16 @@ def _pair_loss(
             student, teacher = (_select(term.of, side, mask) for side in sides)
             return _rows(term, student, teacher)
         case Crd() as term:
-            assert contrast is not None
+            assert own.contrast is not None
             sides = compared.pair("hidden_states", pair)
             student, teacher = (_select(term.of, side, mask) for side in sides)
-            return contrast(student, teacher, pair)
+            return own.contrast(student, teacher, pair)
         case Plugin(reads=reads):
-            assert function is not None
+            assert own.function is not None
             student, teacher = compared.pair(reads, pair)
             # A bias must not fill the places of padding again.
-            return function(clean(reads, project(student, pair), mask), teacher, mask, pair=pair)
+            projected = clean(reads, project(student, pair), mask)
+            return own.function(projected, teacher, mask, pair=pair)
         case _:
             raise AssertionError(f"{resolved.term.kind} compares no pair of layers")
 

@@ -24,7 +24,7 @@ from ..search_spaces.resolution import (
 )
 from ..search_spaces.schedules import Ratio, Threshold, followed, planned_factor
 from ..search_spaces.trial import Stage, canonical_json, canonical_term
-from .comparisons import Compared, TermLoss, term_loss
+from .comparisons import Compared, Own, TermLoss, term_loss
 from .contrast import Contrasting, Contrasts
 from .features import Features, Needs, Sizes
 from .language import LanguageHead
@@ -151,17 +151,18 @@ class Objective(nn.Module):
         # Lower precision is for the models; their features are compared in float32.
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
-                term_loss(
-                    term,
-                    compared,
-                    partial(self._project, index),
-                    self._transport(index),
-                    self._contrasting(index, rows, step=step),
-                    self._functions.get(index),
-                )
+                term_loss(term, compared, self._own(index, rows, step=step))
                 for index, term in enumerate(self._now)
             ]
         return self.weigh(losses, progress=progress)
+
+    def _own(self, index: int, rows: Tensor | None, *, step: int) -> Own:
+        return Own(
+            project=partial(self._project, index),
+            transport=self._transport(index),
+            contrast=self._contrasting(index, rows, step=step),
+            function=self._functions.get(index),
+        )
 
     def remember(self) -> None:
         """Take the last batch up into the memories of contrasts: once a step, when it counts."""

@@ -48,7 +48,7 @@ from torch import Tensor
 
 from kdsweep.search_spaces.resolution import Feature, FeatureKind, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
-from kdsweep.trainers.comparisons import Compared, term_loss
+from kdsweep.trainers.comparisons import Compared, Own, term_loss
 from kdsweep.trainers.features import LOGITS, Features
 from kdsweep.trainers.transforms import attention_log_probabilities
 
@@ -92,7 +92,7 @@ def with_every_token(term: dict[str, Any]) -> float:
     """Our loss as if padding were tokens."""
     resolved = resolve_term(parse(term), student=MODEL, teacher=MODEL)
     compared = Compared(STUDENT, TEACHER, LABELS, EVERY_TOKEN, 0.0)
-    return term_loss(resolved, compared, lambda hidden, _: hidden).loss.item()
+    return term_loss(resolved, compared).loss.item()
 
 
 def probabilities(scores: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ def test_losses_through_textbrewers_projections_equal_textbrewers(
     torch.nn.init.constant_(project.get_submodule("" if form == "linear" else "0").bias, 0.5)
     resolved = resolve_term(parse(term | SUMMED), student=MODEL, teacher=wide)
     compared = Compared(STUDENT, teacher, LABELS, MASK, 0.0)
-    found = term_loss(resolved, compared, lambda hidden, _: project(hidden)).loss
+    found = term_loss(resolved, compared, Own(lambda hidden, _: project(hidden))).loss
     projected = over_layers("hidden_states", lambda s, t: theirs(project(s), t, MASK))
     torch.testing.assert_close(found, projected(STUDENT, teacher), rtol=1e-5, atol=0)
 
