@@ -79,8 +79,6 @@ class Fit:
     training: Training
     precision: Precision
     seed: int
-    micro_batches: int = 1
-    """Parts of a batch that the stage before needed."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -149,6 +147,7 @@ def fit(
     checkpoints: Path | None,
     resumed: Checkpoint | None,
     stop: Callable[[], bool],
+    micro_batches: int = 1,
 ) -> Generator[Report, None, Fitted | None]:
     """Take every step of a stage; None, after `Interrupted`, if `stop` became true before.
 
@@ -160,11 +159,12 @@ def fit(
         checkpoints: A folder for checkpoints; none are written without.
         resumed: Where an earlier attempt left off in this stage.
         stop: Looked at before every step.
+        micro_batches: Parts of a batch that the stage before needed.
 
     Raises:
         DivergedError: A loss or a logit is no longer finite.
     """
-    run = _Run(job, outputs, device=torch.device(settings.device))
+    run = _Run(job, outputs, device=torch.device(settings.device), micro_batches=micro_batches)
     if resumed is not None:
         run.restore(resumed)
     else:
@@ -210,12 +210,14 @@ def _pause(seconds: float, *, took: float) -> float:
 class _Run:
     """The state of a stage between two steps."""
 
-    def __init__(self, job: Fit, outputs: TeacherOutputs | None, *, device: torch.device) -> None:
+    def __init__(
+        self, job: Fit, outputs: TeacherOutputs | None, *, device: torch.device, micro_batches: int
+    ) -> None:
         self.job = job
         self.outputs = outputs
         self.device = device
         self.step = 0
-        self.micro_batches = job.micro_batches
+        self.micro_batches = micro_batches
         job.model.train()
         # The model was made for its first stage; each says its own.
         set_dropout(job.model, job.training.dropout)

@@ -49,7 +49,7 @@ from .reports import (
     Value,
 )
 from .saving import copy_folder, save_model, tokenizer_files
-from .settings import Precision, Settings
+from .settings import Settings
 from .sources import TeacherSource, folder_of, locate_teacher, teacher_digest
 from .student import build_student, count_parameters
 from .surroundings import within
@@ -288,34 +288,10 @@ def _fit_stages(
     resumed_from_step = resumed.step if resumed else 0
     yield Resolved(_resolved(attempt, known, student, objectives, resumed_from_step))
     fitted: Fitted | None = None
-    first_step = first_term = 0
-    for index, (stage, objective) in enumerate(zip(trial.stages, objectives, strict=True)):
-        job = Fit(
-            identity=identity,
-            stage=index,
-            first_step=first_step,
-            first_term=first_term,
-            model=student,
-            objective=objective,
-            rows=known.data[index].rows,
-            tokens=known.tokens,
-            metrics=known.loaded.data.metrics,
-            # Until something trains the head, what it says of select means nothing.
-            evaluates=attempt.into is None
-            and (stage is trial.stages[-1] or any(trains_head(term) for term in stage.terms)),
-            vocabulary=_vocabulary(attempt, known, stage),
-            training=stage.training,
-            precision=settings.resolve(stage.training.precision),
-            seed=trial.seed,
-            micro_batches=fitted.micro_batches if fitted else 1,
-        )
-        first_step += job.num_steps
-        first_term += len(objective.terms)
-        if index < first:
-            continue
+    for job in _jobs(attempt, known, student, objectives, identity=identity)[first:]:
         try:
             with clock("teacher"):
-                outputs = _outputs(attempt, known, index, objective, job.precision)
+                outputs = _outputs(attempt, known, job)
         except StoppedError:
             yield Interrupted(resumed_from_step)
             return None
@@ -325,7 +301,8 @@ def _fit_stages(
             settings=settings,
             clock=clock,
             checkpoints=attempt.checkpoints,
-            resumed=resumed if resumed is not None and index == resumed.stage else None,
+            resumed=resumed if resumed is not None and job.stage == resumed.stage else None,
+            micro_batches=fitted.micro_batches if fitted else 1,
             stop=attempt.stop,
         )
         if fitted is None:
@@ -335,6 +312,40 @@ def _fit_stages(
         attempt.assets.teacher(which).check_unchanged()
     columns = _resolved_columns(attempt, known, student, objectives, resumed_from_step)
     return _Made(student, fitted, {**columns, **fitted.values})
+
+
+def _jobs(
+    attempt: _Attempt,
+    known: _Knowledge,
+    student: BertForSequenceClassification,
+    objectives: Sequence[Objective],
+    *,
+    identity: str,
+) -> list[Fit]:
+    """What is fitted in each stage."""
+    stages = attempt.trial.stages
+    jobs: list[Fit] = []
+    for index, (stage, objective) in enumerate(zip(stages, objectives, strict=True)):
+        is_last = attempt.into is None and index == len(stages) - 1
+        job = Fit(
+            identity=identity,
+            stage=index,
+            first_step=sum(each.num_steps for each in jobs),
+            first_term=sum(len(each.objective.terms) for each in jobs),
+            model=student,
+            objective=objective,
+            rows=known.data[index].rows,
+            tokens=known.tokens,
+            metrics=known.loaded.data.metrics,
+            # Until something trains the head, what it says of select means nothing.
+            evaluates=is_last or any(trains_head(term) for term in stage.terms),
+            vocabulary=_vocabulary(attempt, known, stage),
+            training=stage.training,
+            precision=attempt.settings.resolve(stage.training.precision),
+            seed=attempt.trial.seed,
+        )
+        jobs.append(job)
+    return jobs
 
 
 def _objectives(
@@ -506,27 +517,25 @@ def _reads_teacher(objective: Objective) -> bool:
     return bool(objective.teacher_needs)
 
 
-def _outputs(
-    attempt: _Attempt, known: _Knowledge, index: int, objective: Objective, precision: Precision
-) -> TeacherOutputs | None:
-    if not _reads_teacher(objective):
+def _outputs(attempt: _Attempt, known: _Knowledge, job: Fit) -> TeacherOutputs | None:
+    if not _reads_teacher(job.objective):
         return None
-    stage, assets = attempt.trial.stages[index], attempt.assets
-    which = _who_teaches(known, stage)
+    stage, assets = attempt.trial.stages[job.stage], attempt.assets
+    which, needs = _who_teaches(known, stage), job.objective.teacher_needs
     if hides_tokens(stage.terms):
         head = None
-        if WORDS in objective.teacher_needs:
+        if WORDS in needs:
             assert known.folder is not None
             head = assets.language_head(known.pretrained, known.folder)
-        return Online(assets.teacher(which).model, objective.teacher_needs, precision, head)
+        return Online(assets.teacher(which).model, needs, job.precision, head)
     return assets.outputs(
         which,
-        known.data[index].rows,
-        rows_digest=known.data[index].digest,
+        job.rows,
+        rows_digest=known.data[job.stage].digest,
         pad_token_id=known.tokens.pad_token_id,
-        needs=objective.teacher_needs,
+        needs=needs,
         sizes=known.sizes,
-        precision=precision,
+        precision=job.precision,
         stop=attempt.stop,
     )
 
