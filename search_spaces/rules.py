@@ -9,6 +9,8 @@ from .initialisation import Initialisation, TeacherLayers, source_layers
 from .knowledge import (
     LEAST_ROWS,
     Attentions,
+    Dkd,
+    HiddenStates,
     MaskedLogits,
     SoftLogits,
     Term,
@@ -21,6 +23,7 @@ from .resolution import (
     MisfitError,
     matches_layers,
     reads_teachers_answers,
+    resolve_term,
     resolve_terms,
     trains_head,
 )
@@ -28,6 +31,9 @@ from .shape import Shape
 from .sizes import trial_sizes
 from .task import Task, Teacher
 from .trial import Stage, canonical_json, canonical_term
+
+_HEAVY = 10
+"""How many times the logits' weight a last layer's has to be for a word about it."""
 
 
 class Broken(NamedTuple):
@@ -67,6 +73,32 @@ def warnings(subject: Subject) -> Iterator[Broken]:
         if _without_weight(first) == _without_weight(second):
             names = f"`{term_label(first)}` and `{term_label(second)}`"
             yield Broken("duplicate", f"{names} differ in their weight alone: they are one term")
+    for stage in subject.stages:
+        yield from _last_layer_warnings(stage, subject)
+
+
+def _last_layer_warnings(stage: Stage, subject: Subject) -> Iterator[Broken]:
+    """Whether hidden states claim the layer from which the student answers.
+
+    References:
+        Ko et al., 2023, arXiv:2302.01530; Muralidharan et al., 2024, arXiv:2407.14679, appendix
+        A.6: the last one or two layers are specialised.
+    """
+    answers = [term for term in stage.terms if isinstance(term, SoftLogits)]
+    if subject.model is None or not answers:
+        return
+    student, teacher = trial_sizes(subject.shape, subject.model, num_labels=None)
+    for term in stage.terms:
+        if not isinstance(term, HiddenStates):
+            continue
+        pairs = resolve_term(term, student=student, teacher=teacher).pairs
+        heavy = term.weight >= _HEAVY * max(answer.weight for answer in answers)
+        if heavy and any(pair.student == subject.shape.layers for pair in pairs):
+            yield Broken(
+                "last layer",
+                f"`{term_label(term)}` holds the student's last layer to the teacher's with "
+                f"{_HEAVY} times the weight of the logits that it has to serve, or more",
+            )
 
 
 def _term_warnings(term: Term, subject: Subject) -> Iterator[Broken]:
@@ -84,6 +116,13 @@ def _term_warnings(term: Term, subject: Subject) -> Iterator[Broken]:
                 yield Broken(
                     "temperature",
                     f"{name} leaves temperature**2 out, so its weight falls with the temperature",
+                )
+        case SoftLogits(distance=Dkd()):
+            if subject.task_facts is not None and subject.task_facts.num_classes == 2:
+                yield Broken(
+                    "classes",
+                    f"{name} has no other classes to compare in a task of two: `others` does not "
+                    "act, and values of it are equal trials under several ids",
                 )
         case _:
             pass

@@ -403,12 +403,32 @@ def test_an_impossible_point_is_skipped_with_its_reason(lines: str, rule: str, r
             "knowledge: [[soft_logits, {kind: soft_logits, label: more, weight: 2}]]",
             "they are one term",
         ),
+        (
+            "knowledge: [[soft_logits, {kind: hidden_states, weight: 10}]]|matching: [last]",
+            "holds the student's last layer to the teacher's",
+        ),
+        (
+            "knowledge: [{kind: soft_logits, distance: {dkd: {}}}]|task.name: [glue/sst2]",
+            "`others` does not act",
+        ),
     ],
 )
 def test_what_means_less_than_it_seems_is_allowed_with_a_word(lines: str, warning: str) -> None:
     plan = plan_of(axes(*lines.split("|")))
     assert len(plan.trials) == 1
     assert [each for each in plan.warnings if warning in each.what]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "knowledge: [[soft_logits, {kind: hidden_states, weight: 9}]]|matching: [last]",
+        "knowledge: [[soft_logits, {kind: hidden_states, weight: 100}]]|matching: [pkd_last]",
+        "knowledge: [{kind: soft_logits, distance: {dkd: {}}}]",
+    ],
+)
+def test_what_acts_as_it_is_written_needs_no_word(lines: str) -> None:
+    assert plan_of(axes(*lines.split("|"))).warnings == ()
 
 
 def test_skipped_points_are_told_from_collapsed_ones() -> None:
