@@ -408,7 +408,7 @@ def test_an_impossible_point_is_skipped_with_its_reason(lines: str, rule: str, r
             "holds the student's last layer to the teacher's",
         ),
         (
-            "knowledge: [{kind: soft_logits, distance: {dkd: {}}}]|task.name: [glue/sst2]",
+            "knowledge: [{kind: soft_logits, distance: {dkd: {}}}]",
             "`others` does not act",
         ),
     ],
@@ -428,7 +428,8 @@ def test_what_means_less_than_it_seems_is_allowed_with_a_word(lines: str, warnin
     ],
 )
 def test_what_acts_as_it_is_written_needs_no_word(lines: str) -> None:
-    assert plan_of(axes(*lines.split("|"))).warnings == ()
+    three_classes = KnownFacts(task=TaskFacts(3))
+    assert plan_of(axes(*lines.split("|")), facts=three_classes).warnings == ()
 
 
 def test_skipped_points_are_told_from_collapsed_ones() -> None:
