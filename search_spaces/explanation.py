@@ -14,6 +14,7 @@ from .documentation import field_help
 from .errors import InputError, Problem
 from .initialisation import TeacherLayers
 from .knowledge import TERM_CLASSES, kind_of
+from .knowledge_reader import WrittenStage
 from .matching import (
     RULES,
     Emd,
@@ -30,7 +31,7 @@ from .report import did_you_mean
 
 _MATCHINGS = (FirstK, LastK, TopMinus, RandomSorted, Emd, Progressive, Pairs, Reverse)
 
-Axis = Literal["knowledge", "recipe", "matching", "initialisation"]
+Axis = Literal["knowledge", "recipe", "stage", "matching", "initialisation"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _explanations() -> Iterator[Explanation]:
         yield _of_class(kind_of(term_class), "knowledge", term_class)
     for name in RECIPES:
         yield Explanation(name, "recipe", f"{recipe_about(name)}\n\n{recipe_text(name)}", ())
+    yield _of_class("stages", "stage", WrittenStage)
     for rule, text in RULES.items():
         yield Explanation(rule, "matching", text, ())
     for matching_class in _MATCHINGS:
@@ -125,5 +127,7 @@ def _words(annotation: object) -> Iterator[str]:
 
 def _written(default: object) -> str:
     """A default as a grid would write it."""
-    value = default.model_dump() if isinstance(default, BaseModel) else default
+    value: object = default
+    if isinstance(default, BaseModel):
+        value = default.model_dump(exclude_defaults=True)
     return value if isinstance(value, str) else json.dumps(value)

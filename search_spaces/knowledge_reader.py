@@ -22,7 +22,11 @@ from .values import Value, knowledge_label
 
 
 class WrittenStage(Spec):
-    """One stretch of training among several."""
+    """Knowledge in stages, one after the other; each trains the student as the one before left it.
+
+    Written `{label: <name>, stages: [{name: <name>, terms: [...]}, ...]}`. Trials that begin with
+    the same stages train them once. What follows are the keys of one stage.
+    """
 
     name: Label
     """Names the stage in addresses: `stages.<name>.training.<field>`. Not part of any id."""

@@ -1,15 +1,17 @@
 """What the command line says of the words of a grid."""
 
 import textwrap
+from collections.abc import Mapping
 from itertools import groupby
 
 from rich.console import Console
 
-from ..search_spaces.explanation import explain, explanations
+from ..search_spaces.explanation import Axis, explain, explanations
 
-_HEADINGS = {
+_HEADINGS: Mapping[Axis, str] = {
     "knowledge": "knowledge: what is transferred",
     "recipe": "recipes: published values of knowledge",
+    "stage": "stages: knowledge one after the other",
     "matching": "matching: which teacher layer (t) teaches which student layer (s), as (t, s)",
     "initialisation": "initialisation: where the student's weights start",
 }

@@ -60,6 +60,10 @@ def try_trial(
             teacher = teacher.model_copy(
                 update={"fine_tune": teacher.fine_tune.model_copy(update={"epochs": 1})}
             )
+            if teacher.language_head is not None:
+                console.print("nor is its language head: it takes one step", style="yellow")
+                head = teacher.language_head.model_copy(update={"steps": 1})
+                teacher = teacher.model_copy(update={"language_head": head})
             task = task.model_copy(update={"limit": batch})
         for _ in prepare_teacher(teacher, task, into=folder, assets=assets, settings=settings):
             pass

@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from kdsweep import results
+from kdsweep.search_spaces.explanation import explanations
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
@@ -174,3 +175,13 @@ def test_try_prints_the_loss_and_gradient_norm_of_each_term_and_stores_nothing(
     assert "train/term/hidden_states/loss" in said.stdout
     assert "train/term/hidden_states/gradient_norm" in said.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_explain_lists_every_word_and_says_each(kdsweep: Kdsweep) -> None:
+    listed = kdsweep("explain")
+    assert listed.returncode == 0
+    for word, told in explanations().items():
+        assert f"  {word} " in listed.stdout
+        said = kdsweep("explain", word)
+        assert said.returncode == 0
+        assert told.text in said.stdout
