@@ -5,7 +5,7 @@ from typing import Any
 
 from .axes import read_fixed
 from .axis_reader import SHAPE_PATHS, AxisReader
-from .knowledge import open_fields
+from .knowledge import MaskedLogits, open_fields
 from .predicate import ExcludeRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
 from .sections import Sections
@@ -43,6 +43,7 @@ class PointReader:
             if (predicate := self._read_predicate(each, at=at))
         ]
         self._check_fills(axes, when)
+        self._check_language_head()
         return {"axes": tuple(axes), "zip": groups, "when": tuple(when), "exclude": tuple(exclude)}
 
     def _axis_mappings(self, data: object) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -175,6 +176,15 @@ class PointReader:
                     self._report.add_written(
                         axis.where, f"acts on no point: no term leaves its {path} open", "Remove it"
                     )
+
+    def _check_language_head(self) -> None:
+        """A head that is trained for nobody costs every teacher its training."""
+        is_read = any(isinstance(term, MaskedLogits) for term in self._axes.terms)
+        wanted = self._sections.written["teacher"].get("language_head")
+        if wanted is not None and self._axes.knows_terms and not is_read:
+            what = "acts on no point: no term reads what the teacher expects behind hidden tokens"
+            mend = "Remove it, or add `masked_logits` to a stage with `teacher: pretrained`"
+            self._report.add(("teacher", "language_head"), what, mend, at_key=True)
 
     def _used(self, axes: list[AxisMapping], when: list[WhenRule]) -> Iterator[str]:
         for mapping in axes:

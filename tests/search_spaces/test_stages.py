@@ -269,6 +269,12 @@ def test_a_language_head_makes_masked_logits_possible() -> None:
     assert planned.trial.stages[0].terms[0].temperature == 2
 
 
+def test_a_language_head_that_no_term_reads_is_refused() -> None:
+    teacher = "{model: minilm-l6-h384, fine_tune: {epochs: 1}, language_head: {steps: 50}}"
+    with pytest.raises(GridError, match=r"teacher\.language_head: acts on no point"):
+        plan(stages(INNER.format(keys=""), OUTER.format(keys="")), teacher=teacher)
+
+
 def test_what_a_stage_trains_on_and_who_teaches_is_in_the_id_and_a_place_is_not() -> None:
     def ids(*keys: str, texts: tuple[str, ...] = ()) -> set[str]:
         return {
