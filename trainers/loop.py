@@ -522,7 +522,8 @@ def _outputs(
     return assets.outputs(
         which,
         known.data[index].rows,
-        rows_digest=known.data[index].digest,
+        # A text's digest does not say where its passages are cut.
+        rows_digest=f"{known.data[index].digest}-{attempt.trial.task.max_length}",
         pad_token_id=known.tokens.pad_token_id,
         needs=objective.teacher_needs,
         sizes=known.sizes,
