@@ -12,7 +12,7 @@ from .report import Report, did_you_mean, show
 from .sections import get_typed, local_path, override, paths_below
 from .sentences import Finding
 from .spec import Label, ProperShare, Spec
-from .stages import Knowledge, StageData, StageTeacher, StageTerms, all_terms
+from .stages import ROUNDING, Knowledge, StageData, StageTeacher, StageTerms, all_terms
 from .terms import read_terms
 from .texts import Text
 from .training import Training
@@ -118,20 +118,19 @@ def _read_stages(items: object, *, at: Path, report: Report, base: FilePath) -> 
     stages = tuple(stage for stage in found if stage is not None)
     if len(stages) < len(found):
         return None
-    names = [stage.name for stage in stages]
+    before, names = len(report), [stage.name for stage in stages]
     for n, name in enumerate(names):
         if name in names[:n]:
             report.add((*at, n, "name"), f"a second stage is called `{name}`", "Give it another")
+        elif "." in str(name):
+            what = f"`{name}` has a `.`, which divides addresses such as `stages.<name>.share`"
+            report.add((*at, n, "name"), what, "Write `-` or `_`")
     shares = [stage.share for stage in stages if stage.share is not None]
-    if sum(shares) > 1 + _ROUNDING or (len(shares) == len(stages) and sum(shares) < 1 - _ROUNDING):
+    if sum(shares) > 1 + ROUNDING or (len(shares) == len(stages) and sum(shares) < 1 - ROUNDING):
         what = f"the stages' shares add up to {sum(shares):g}"
         report.add(at, what, "Write shares that add up to 1, or leave one out")
         return None
-    return stages if len(set(names)) == len(names) else None
-
-
-_ROUNDING = 1e-9
-"""Three thirds, written with some digits, are one."""
+    return stages if len(report) == before else None
 
 
 def _read_stage(item: object, *, at: Path, report: Report, base: FilePath) -> StageTerms | None:

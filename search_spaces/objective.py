@@ -1,7 +1,8 @@
 """What a point's axes make of its terms: filled, overridden, sorted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -106,16 +107,18 @@ def _addressed(
         else:
             stage = replace(stage, **{field: value.data})
     columns = {
-        path: overrides[path].label if path in overrides else _said(stage, path.split(".")[2:])
+        path: overrides[path].label
+        if path in overrides
+        else scalar_label(said_of_stage(stage, path.split(".")[2:]))
         for path in mine
     }
     return stage, columns
 
 
-def _said(stage: StageTerms, steps: list[str]) -> Scalar:
+def said_of_stage(stage: StageTerms, steps: Sequence[str]) -> Any:  # noqa: ANN401 - of any field
+    """What a stage says of itself under an address's steps; None where it says nothing."""
     field, *below = steps
-    data = get_written(stage.training, below) if field == "training" else getattr(stage, field)
-    return scalar_label(data)
+    return get_written(stage.training, below) if field == "training" else getattr(stage, field)
 
 
 def _said_of(stage: StageTerms) -> str:

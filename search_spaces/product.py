@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from .errors import Problem
 from .grid import Grid
 from .knowledge import term_label
+from .objective import said_of_stage
 from .predicate import IsOneOf, Predicate, WhenRule, holds
 from .report import nearest, show
 from .sections import get_typed
@@ -126,6 +127,8 @@ def _getter(path: str, grid: Grid) -> Callable[[Point], Value | None]:
         label, field = path.removeprefix("terms.").rsplit(".", 1)
         written = _derived("knowledge", lambda value: _term_field(value, label, field))
         return lambda point: _addressed(point, path, written, label)
+    if section == "stages":
+        return _of_stage(path, *steps)
     typed = get_typed(getattr(grid, section), steps)
     base = None if typed is None else _constant(typed)
     return lambda point: point.get(path, base)
@@ -159,6 +162,23 @@ def _addressed(
 ) -> Value | None:
     has_term = any(term_label(term) == label for term in all_terms(point["knowledge"].data))
     return point.get(path) or written(point) if has_term else None
+
+
+def _of_stage(path: str, name: str, *field: str) -> Callable[[Point], Value | None]:
+    """What a stage's address comes to; None where no stage has the name, or says nothing."""
+
+    def said(knowledge: Value) -> Value | None:
+        found = [stage for stage in knowledge.data if stage.name == name]
+        data = said_of_stage(found[0], field) if found else None
+        return None if data is None else _constant(data)
+
+    written = _derived("knowledge", said)
+
+    def get(point: Point) -> Value | None:
+        has_stage = any(stage.name == name for stage in point["knowledge"].data)
+        return point.get(path) or written(point) if has_stage else None
+
+    return get
 
 
 def _constant(typed: object) -> Value:

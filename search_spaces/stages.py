@@ -36,6 +36,10 @@ Knowledge = tuple[StageTerms, ...]
 """A value of the axis `knowledge`; one stage unless it says several."""
 
 
+ROUNDING = 1e-9
+"""Three thirds, written with some digits, are one."""
+
+
 class LengthError(ValueError):
     """The lengths of stages do not fit together."""
 
@@ -52,7 +56,8 @@ def stage_trainings(training: Training, stages: Sequence[StageTerms]) -> tuple[T
     `total_steps`.
 
     Raises:
-        LengthError: A share has nothing to be a share of, or leaves a stage without a step.
+        LengthError: A share has nothing to be a share of, shares are more than the whole, or one
+            leaves a stage without a step.
     """
     total = training.total_steps
     own = [bool({"epochs", "total_steps"} & stage.training.keys()) for stage in stages]
@@ -75,7 +80,10 @@ def stage_trainings(training: Training, stages: Sequence[StageTerms]) -> tuple[T
 
 def _divided(total: int, stages: Sequence[StageTerms]) -> list[int]:
     """Whole steps in proportion to the shares, which add up to `total` where the shares do to 1."""
-    left = 1 - sum(stage.share or 0 for stage in stages)
+    said = sum(stage.share or 0 for stage in stages)
+    if said > 1 + ROUNDING:
+        raise LengthError(f"the stages' shares add up to {said:g}, which is more than 1")
+    left = 1 - said
     num_open = sum(stage.share is None for stage in stages)
     steps, before = [], 0.0
     for stage in stages:

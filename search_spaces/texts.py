@@ -15,4 +15,4 @@ class Text(Spec):
 
 Unlabelled = Literal["unlabelled"] | Text
 """All rows that train had before `task.limit`, without their labels; or local text. Rows that equal
-one of select or report are dropped, and all but the first of equal ones."""
+one of select or report but for white space are dropped, and all but the first of equal ones."""

@@ -180,7 +180,9 @@ class Assets:
         def load() -> LanguageHead:
             return teachers_language_head(source, prepared).to(device)
 
-        return self._language_heads.get_or_make((source, _weights_of(prepared)), load)
+        # Other heads may lie beside the same weights: the fine-tuning does not see them.
+        which = TeacherRecord.read(prepared).digest
+        return self._language_heads.get_or_make((source, which), load)
 
     def keeps(self, needs: Needs, *, sizes: Sizes, lengths: Tensor) -> bool:
         """Whether a trial reads kept outputs; else the teacher runs on every batch."""

@@ -279,7 +279,7 @@ def _fit_stages(
     trial, settings = attempt.trial, attempt.settings
     with clock("start"):
         student = _student(attempt, known)
-        first = _begin(attempt, known, student)
+        first, micro_batches = _begin(attempt, known, student)
         place(student, attempt.device)
         resumed = resumable(identity, resume_from=attempt.resume_from)
         if resumed is not None:
@@ -302,7 +302,7 @@ def _fit_stages(
             clock=clock,
             checkpoints=attempt.checkpoints,
             resumed=resumed if resumed is not None and job.stage == resumed.stage else None,
-            micro_batches=fitted.micro_batches if fitted else 1,
+            micro_batches=fitted.micro_batches if fitted else micro_batches,
             stop=attempt.stop,
         )
         if fitted is None:
@@ -370,16 +370,18 @@ def _objectives(
     return made
 
 
-def _begin(attempt: _Attempt, known: _Knowledge, student: BertForSequenceClassification) -> int:
-    """Take over what first stages left; returns how many they are."""
+def _begin(
+    attempt: _Attempt, known: _Knowledge, student: BertForSequenceClassification
+) -> tuple[int, int]:
+    """Take over what first stages left; returns how many they are, and the parts of a batch."""
     if attempt.begin is None:
-        return 0
+        return 0, 1
     for num_stages in range(1, len(attempt.trial.stages)):
         identity = stage_id(attempt.trial, known.digests, num_stages=num_stages)
         if attempt.begin.name == identity:
-            StagesRecord.read(attempt.begin, identity=identity)
+            record = StagesRecord.read(attempt.begin, identity=identity)
             load_begun(attempt.begin, student)
-            return num_stages
+            return num_stages, int(record.values["micro_batches"] or 1)
     raise CheckpointError(f"{attempt.begin} is not what this trial begins with")
 
 
@@ -531,7 +533,8 @@ def _outputs(attempt: _Attempt, known: _Knowledge, job: Fit) -> TeacherOutputs |
     return assets.outputs(
         which,
         job.rows,
-        rows_digest=known.data[job.stage].digest,
+        # A text's digest does not say where its passages are cut.
+        rows_digest=f"{known.data[job.stage].digest}-{attempt.trial.task.max_length}",
         pad_token_id=known.tokens.pad_token_id,
         needs=needs,
         sizes=known.sizes,

@@ -20,6 +20,8 @@ _PLACE = "stages.data.text"
 def unlabelled_texts(data: TaskData, wanted: Unlabelled) -> Texts:
     """The texts that a stage names, each once, without those of select and report.
 
+    White space tells no two texts apart there, and a passage that is one text of a pair goes too.
+
     Args:
         data: The task.
         wanted: Which.
@@ -37,12 +39,22 @@ def unlabelled_texts(data: TaskData, wanted: Unlabelled) -> Texts:
             place, name = _PLACE, path
         case _:
             assert_never(wanted)
-    unwanted = {*data.select.texts, *data.report.texts}
-    kept = tuple(text for text in dict.fromkeys(found) if text not in unwanted)
+    unwanted = _forms([*data.select.texts, *data.report.texts])
+    kept = tuple(text for text in dict.fromkeys(found) if _form(text) not in unwanted)
     if not kept:
         what = f"{name} has no text that is not in select or report"
         raise DataError([Problem(place, what, "Give other text.")])
     return kept
+
+
+def _forms(rows: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Of rows, and of each text of a pair by itself: a passage may be one of the two."""
+    return {form for row in rows for form in (_form(row), *((text,) for text in _form(row)))}
+
+
+def _form(row: tuple[str, ...]) -> tuple[str, ...]:
+    """A row without what no tokenizer of BERT's sees: white space more than one space."""
+    return tuple(" ".join(text.split()) for text in row)
 
 
 def _read(path: Path, *, columns: Sequence[str]) -> Iterable[tuple[str, ...]]:
@@ -50,7 +62,8 @@ def _read(path: Path, *, columns: Sequence[str]) -> Iterable[tuple[str, ...]]:
         found = read_columns(path, place=_PLACE, columns=columns)
         return read_texts(found, place=_PLACE, text=columns)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Lines end at "\n" alone: `splitlines` would cut passages at rarer characters too.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         what = f"{path} cannot be read: {error.strerror or error}"
         raise DataError([Problem(_PLACE, what, "Correct the path.")]) from error

@@ -224,6 +224,15 @@ def test_a_share_of_nothing_is_skipped_with_its_reason(
     assert reason in skipped.reason
 
 
+def test_an_axis_cannot_take_more_than_the_total_steps() -> None:
+    rest = "  stages.inner.share: [0.5, 0.9]\ntraining: {total_steps: 100}\n"
+    knowledge = stages(INNER.format(keys=""), OUTER.format(keys=", share: 0.5"))
+    made = plan(knowledge, rest=rest, training="")
+    assert len(made.trials) == 1
+    [skipped] = made.skipped
+    assert skipped.reason == "the stages' shares add up to 1.4, which is more than 1"
+
+
 # Data and teachers
 
 
@@ -330,6 +339,25 @@ def test_shares_and_teachers_of_a_stage_are_axes_too() -> None:
     assert found == [(2, "fine_tuned"), (2, "pretrained"), (6, "fine_tuned"), (6, "pretrained")]
 
 
+RATES = "  stages.inner.training.learning_rate: [1e-3, 2e-3]\n  seed: [0, 1]\n"
+
+
+def test_rules_and_exclusions_ask_for_fields_of_stages() -> None:
+    written = (
+        f"{RATES}when:\n"
+        "  - {if: {stages.inner.training.epochs: 1, stages.inner.training.learning_rate: 1e-3},"
+        " set: {stages.outer.training.learning_rate: 3e-3}}\n"
+        "exclude:\n"
+        "  - {stages.inner.training.learning_rate: 2e-3, seed: 1}\n"
+        "  - {stages.inner.training.batch_size: 32}\n"
+    )
+    made = plan(TWO, "hard_labels", rest=written)
+    found = [[stage.training.learning_rate for stage in each.trial.stages] for each in made.trials]
+    # Another knowledge has no such stage, and an unsaid key of a stage equals nothing.
+    assert found == [[1e-3, 3e-3]] * 2 + [[2e-3, 1e-4]] + [[1e-4]] * 2
+    assert made.num_excluded == 1
+
+
 @pytest.mark.parametrize(
     ("knowledge", "rest", "message"),
     [
@@ -349,6 +377,11 @@ def test_shares_and_teachers_of_a_stage_are_axes_too() -> None:
             stages(INNER.format(keys=", share: 0.2"), OUTER.format(keys=", share: 0.2")),
             "",
             "the stages' shares add up to 0.4",
+        ),
+        (
+            stages(INNER.format(keys="").replace("inner", "in.ner"), OUTER.format(keys="")),
+            "",
+            "stages[0].name: `in.ner` has a `.`",
         ),
         (stages(INNER.format(keys=", data: corpus")), "", "stages[0].data: `corpus`"),
         (stages(INNER.format(keys=", teacher: best")), "", "stages[0].teacher: `best`"),

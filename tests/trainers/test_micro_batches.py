@@ -17,13 +17,14 @@ from world import SHORT, World
 
 from kdsweep.search_spaces.knowledge import Term
 from kdsweep.search_spaces.training import Evaluate, Training
-from kdsweep.search_spaces.trial import Trial, make_stage
+from kdsweep.search_spaces.trial import Digests, Trial, first_stages, make_stage, stage_id
 from kdsweep.sweep.failures import classify
 from kdsweep.trainers import Assets, Finished, Interrupted, Report, Row, Settings, train
 from kdsweep.trainers.batches import Batch
 from kdsweep.trainers.bert import sizes
 from kdsweep.trainers.features import Feature, Features
 from kdsweep.trainers.forward import forward
+from kdsweep.trainers.frozen import TeacherRecord
 from kdsweep.trainers.language import make_language_head
 from kdsweep.trainers.micro_batches import CachedFeatures, join, split
 from kdsweep.trainers.objective import Objective, TermLosses, build_objective
@@ -418,6 +419,21 @@ def test_a_later_stage_begins_with_the_parts_that_the_stage_before_needed(world:
         reports = run(world, trial)
     assert failed == [16]
     assert finished(reports)["micro_batches"] == 2
+
+
+def test_a_stage_that_others_trained_passes_its_parts_on_too(world: World, tmp_path: Path) -> None:
+    (first,) = trial_of(world, SHORT, TERMS[1:2]).stages
+    last = trial_of(world, SHORT, TERMS[:1])
+    trial = last.model_copy(update={"stages": (first, *last.stages)})
+    teacher = TeacherRecord.read(world.prepared).digest
+    digests = Digests(Assets(Settings(), world.cache).task(world.task).digest, teacher)
+    begin = tmp_path / stage_id(trial, digests, num_stages=1)
+    with memory_for(8 * 13):
+        whole = run(world, trial)
+        begun = run(world, first_stages(trial, 1), into=begin)
+    # Where the last stage began with whole batches, which now fit, it would drop others.
+    rest = run(world, trial, begin=begin)
+    assert numbers([*begun[:-1], *rest]) == numbers(whole)
 
 
 def test_a_teacher_that_runs_online_runs_in_parts_too(world: World) -> None:

@@ -215,6 +215,38 @@ def test_a_preparation_that_is_stopped_goes_on_with_the_same_teacher(
         assert all(made[key].equal(whole[key]) for key in whole)
 
 
+def test_heads_beside_equal_weights_are_told_apart(
+    world: World, talking: World, tmp_path: Path
+) -> None:
+    """The fine-tuning does not see the head, so two teachers may differ in it alone."""
+    less = LanguageHead(steps=1, batch_size=16, learning_rate=5e-3)
+    teacher = world.teacher.model_copy(update={"language_head": less})
+    other = World(task=world.task, teacher=teacher, prepared=tmp_path / "t", cache=world.cache)
+    assets = Assets(Settings(), world.cache)
+    for _ in prepare_teacher(teacher, world.task, into=other.prepared, assets=assets):
+        pass
+    general = stage("general", "masked_logits", teacher="pretrained", training={"epochs": 1})
+    first, second = (
+        rows(run(each, planned(each, general, HARD), assets=assets))[0]["train/loss"]
+        for each in (talking, other)
+    )
+    assert first != second == rows(run(other, planned(other, general, HARD)))[0]["train/loss"]
+
+
+def test_what_a_teacher_said_of_a_text_is_not_kept_for_another_length(world: World) -> None:
+    """The digest of a text is of its passages before they are cut."""
+    task = world.task.model_copy(update={"max_length": 8})
+    short = World(task=task, teacher=world.teacher, prepared=world.prepared, cache=world.cache)
+    inner = stage(
+        "inner", "hidden_states", data="unlabelled", teacher="pretrained", training={"epochs": 1}
+    )
+    assets = Assets(Settings(), world.cache)
+    for each in (world, short):
+        found = list(train(planned(each, inner, HARD), assets=assets))
+        alone = list(train(planned(each, inner, HARD), assets=Assets(Settings(), world.cache)))
+        assert rows(found) == rows(alone)
+
+
 # Steps
 
 

@@ -1,5 +1,6 @@
 """What a stage trains on beside the task's rows, on real files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from kdsweep.search_spaces.errors import DataError
 from kdsweep.search_spaces.task import Task
 from kdsweep.search_spaces.texts import Text
 from kdsweep.search_spaces.training import Limit
+from kdsweep.trainers.rows import Rows
 from kdsweep.trainers.tasks import TaskData, load_task
 from kdsweep.trainers.texts import unlabelled_texts
 
@@ -58,6 +60,33 @@ def test_what_select_or_report_hold_is_never_trained_on(data: TaskData, tmp_path
     [known], [reported] = data.select.texts[0], data.report.texts[0]
     text = file(tmp_path, "a.txt", f"new\n{known}\n{reported}\n")
     assert unlabelled_texts(data, text) == (("new",),)
+
+
+def test_white_space_does_not_hide_what_select_or_report_hold(
+    data: TaskData, tmp_path: Path
+) -> None:
+    [known], [reported] = data.select.texts[0], data.report.texts[0]
+    spaced = replace(data, select=Rows(((f" {known} ",),), data.select.labels[:1]))
+    lines = (known, known.replace(" ", "  "), reported.replace(" ", "\t"), "new")
+    text = file(tmp_path, "a.txt", "\ufeff" + "\r\n".join(lines))
+    assert unlabelled_texts(spaced, text) == (("new",),)
+
+
+def test_a_passage_that_is_one_text_of_a_pair_is_dropped_and_pairs_by_both(
+    data: TaskData, tmp_path: Path
+) -> None:
+    pairs = Rows((("a premise", "a hypothesis"),), data.report.labels[:1])
+    of_pairs = replace(data, report=pairs, text=("one", "two"))
+    lines = file(tmp_path, "a.txt", "a premise\na hypothesis\nnew\n")
+    assert unlabelled_texts(of_pairs, lines) == (("new",),)
+    table = file(tmp_path, "a.csv", "one,two\na premise,a hypothesis\na premise,new\n")
+    assert unlabelled_texts(of_pairs, table) == (("a premise", "new"),)
+
+
+def test_a_passage_ends_with_its_line_and_nowhere_before(data: TaskData, tmp_path: Path) -> None:
+    assert unlabelled_texts(data, file(tmp_path, "a.txt", "one\u2028passage\x85\n")) == (
+        ("one\u2028passage",),
+    )
 
 
 @pytest.mark.parametrize(
