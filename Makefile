@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench bench-recipes clean
 
 demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
@@ -26,6 +26,9 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/startup.py
+
+bench-recipes: $(STAMP)
+	$(BIN)/python benchmarks/recipes.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from terms import EVERY_TERM
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from world import World
 
 from kdsweep.search_spaces import ShippedFacts, expand, read_grid
@@ -28,6 +28,7 @@ CRD = {
     "label": "crd",
     "terms": ["hard_labels", {"kind": "crd", "negatives": 20, "matching": "last"}],
 }
+EVERY = [*RECIPES, pytest.param(CRD, id="crd")]
 
 
 def planned(world: World, knowledge: str | dict[str, Any], **training: object) -> list[Trial]:
@@ -65,7 +66,14 @@ def losses(reports: list[Any]) -> list[Mapping[str, float]]:
     return [report.values for report in reports if isinstance(report, Row)]
 
 
-@pytest.mark.parametrize("knowledge", [*RECIPES, pytest.param(CRD, id="crd")])
+def logits_on_report(last: Finished) -> list[list[float]]:
+    """Of the weights chosen on select."""
+    assert last.predictions is not None
+    logits: list[list[float]] = last.predictions.report.best.tolist()
+    return logits
+
+
+@pytest.mark.parametrize("knowledge", EVERY)
 def test_knowledge_trains_to_finite_losses_that_fall(
     knowledge: str | dict[str, Any], world: World
 ) -> None:
@@ -85,16 +93,13 @@ def test_knowledge_trains_to_finite_losses_that_fall(
     assert sum(falls) >= len(falls) / 2
 
 
-RESUMED = [*("tinybert", "mobilebert", "bert_emd", "rail_kd"), pytest.param(CRD, id="crd")]
-
-
-@pytest.mark.parametrize("knowledge", RESUMED)
+@pytest.mark.parametrize("knowledge", EVERY)
 def test_knowledge_goes_on_from_the_middle_of_each_stage_with_the_same_numbers(
     knowledge: str | dict[str, Any], world: World, tmp_path: Path
 ) -> None:
     [trial] = planned(world, knowledge)
     whole = run(world, trial)
-    steps = [report.step for report in whole if isinstance(report, Row)][-1]
+    steps = whole[-1].step
     for stop_at in (steps // 4, 3 * steps // 4):
         folder = tmp_path / str(stop_at)
         assert isinstance(run_until(stop_at, world, trial, checkpoints=folder)[-1], Interrupted)
@@ -102,6 +107,7 @@ def test_knowledge_goes_on_from_the_middle_of_each_stage_with_the_same_numbers(
         assert steady(losses(resumed)) == steady(
             [r.values for r in whole if isinstance(r, Row) and r.step > stop_at]
         )
+        assert logits_on_report(resumed[-1]) == logits_on_report(whole[-1])
 
 
 def test_a_step_moves_both_maps_and_what_is_remembered_of_its_rows(
@@ -160,8 +166,8 @@ def steady(rows: list[Mapping[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("knowledge", ["tinybert", pytest.param(CRD, id="crd")])
-def test_a_student_reloads_in_plain_transformers_without_learned_maps_and_memories(
+@pytest.mark.parametrize("knowledge", EVERY)
+def test_a_student_reloads_in_plain_transformers_with_its_logits_and_without_learned_maps(
     knowledge: str | dict[str, Any], world: World, tmp_path: Path
 ) -> None:
     [trial] = planned(world, knowledge)
@@ -172,9 +178,19 @@ def test_a_student_reloads_in_plain_transformers_without_learned_maps_and_memori
         tmp_path / "student", output_loading_info=True
     )
     assert not any(told.values())
+    # Contrasts, their memories and projections are none of the student's.
     names = {name.split(".")[0] for name in model.state_dict()}
     assert names == {"bert", "classifier"}
     assert model.config.num_hidden_layers == SHAPE["layers"]
+    told_by = (world.prepared, tmp_path / "student")
+    teachers, students = ((folder / "tokenizer.json").read_bytes() for folder in told_by)
+    assert students == teachers
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    texts = Assets(Settings()).task(trial.task).data.report.texts
+    with torch.no_grad():
+        # One by one: the trial's batches are padded, and these are not.
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for (text,) in texts]
+    np.testing.assert_allclose(torch.stack(logits), logits_on_report(last), rtol=0, atol=1e-5)
 
 
 # The whole language
