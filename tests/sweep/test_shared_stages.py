@@ -1,6 +1,7 @@
 """What several trials begin with is planned work of its own: trained once, resumed, asked for."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,31 @@ def test_a_sweep_tells_of_its_shared_stages(
 
 
 SOFT_TERM = {"kind": "soft_logits", "weight": 2}
+
+
+def test_two_files_of_equal_content_are_one_trial_that_shares_with_none(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    other = stage("general", "masked_labels", data={"text": "copy.txt"})
+    grid = write(SHORT, staged("copy", other, HARD))
+    (tmp_path / "copy.txt").write_bytes((tmp_path / "corpus.txt").read_bytes())
+    planned = json.loads(kdsweep("plan", grid, "--json").stdout)
+    assert planned["ids"] == [planned["ids"][0]] * 2
+    assert (planned["to_run"], planned["shared_stages"]) == (1, 0)
+    assert [row.what for row in rows(grid).values()] == ["teacher", "trial"]
+
+
+def test_a_stage_whose_folder_is_gone_is_trained_again_for_whoever_needs_it(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    store, grid = tmp_path / "runs" / "tiny", write(DEEP, SHORT)
+    assert kdsweep("launch", grid, *SERIAL).returncode == 0
+    shutil.rmtree(store / "stages")
+    assert kdsweep("launch", grid, *SERIAL).returncode == 0
+    assert not (store / "stages").exists(), "nobody needs it"
+    said = kdsweep("launch", write(DEEP, SHORT, staged("soft", GENERAL, SOFT)), *SERIAL)
+    assert said.returncode == 0, said.stderr
+    assert "3 of 3 trials completed (1 now)" in said.stderr
 
 
 def test_a_stage_that_is_killed_goes_on_and_its_trials_end_as_if_undisturbed(
