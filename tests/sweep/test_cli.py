@@ -174,3 +174,10 @@ def test_try_prints_the_loss_and_gradient_norm_of_each_term_and_stores_nothing(
     assert "train/term/hidden_states/loss" in said.stdout
     assert "train/term/hidden_states/gradient_norm" in said.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_try_does_not_wait_for_a_language_head(write_grid: WriteGrid, kdsweep: Kdsweep) -> None:
+    """Of ten million steps it takes one."""
+    teacher = {"model": "./teacher", "fine_tune": {}, "language_head": {"steps": 10**7}}
+    said = kdsweep("try", write_grid(teacher=teacher), "--steps", "1")
+    assert said.returncode == 0, said.stderr
