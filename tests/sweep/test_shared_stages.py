@@ -197,6 +197,37 @@ def test_a_stage_that_is_killed_goes_on_and_its_trials_end_as_if_undisturbed(
     assert not list(store.rglob(".*"))
 
 
+def test_a_trial_that_failed_alone_goes_on_with_a_beginning_that_is_shared_since(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, store = tmp_path / "undisturbed", tmp_path / "failed"
+    grid = write(DEEP, SHORT)
+    assert kdsweep("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
+    alone = write(DEEP, file="alone.yaml", retries=0)
+    [deep] = [str(row.id) for row in rows(alone).values() if row.what == "trial"]
+    monkeypatch.setenv("KDSWEEP_FAILPOINT", f"checkpoint=raise:{deep}")
+    assert kdsweep("launch", alone, "--store", store, *SERIAL).returncode == 3
+    assert list((store / "work" / deep).glob("*/checkpoints/step-00-*"))
+    monkeypatch.delenv("KDSWEEP_FAILPOINT")
+    assert kdsweep("launch", grid, "--store", store, *SERIAL).returncode == 0
+    pd.testing.assert_frame_equal(numbers(store), numbers(undisturbed), check_exact=True)
+
+
+def test_one_trial_that_is_asked_for_brings_the_stages_that_it_begins_with(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, store = write(*KNOWLEDGE, retries=0), tmp_path / "runs" / "tiny"
+    planned = rows(grid)
+    short = planned["short"]
+    monkeypatch.setenv("KDSWEEP_FAILPOINT", f"row=raise:{short.depends_on[0]}")
+    assert kdsweep("launch", grid, *SERIAL).returncode == 3
+    monkeypatch.delenv("KDSWEEP_FAILPOINT")
+    assert kdsweep("resume", store, "--trial", short.id, *SERIAL).returncode == 0
+    attempts = Store(store).read_attempts()
+    done = {attempt.id for attempt in attempts if attempt.status == "completed"}
+    assert done == {*short.depends_on, short.id}
+
+
 def test_a_stage_that_fails_blocks_the_trials_that_begin_with_it_and_no_other(
     write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
