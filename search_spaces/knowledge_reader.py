@@ -1,6 +1,6 @@
 """Values of the axis `knowledge`: a kind, terms, stages or a recipe; and of addresses of stages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -146,7 +146,7 @@ def _read_stage(item: object, *, at: Path, report: Report, base: FilePath) -> St
         for path, what, mend, at_key in findings(error, WrittenStage, item):
             report.add((*at, *path), what, mend or f"Write `{_STAGE}`", at_key=at_key)
         return None
-    if terms is None:
+    if terms is None or _is_idle(item, at=at, report=report):
         return None
     return StageTerms(
         terms,
@@ -156,6 +156,18 @@ def _read_stage(item: object, *, at: Path, report: Report, base: FilePath) -> St
         stage.teacher,
         stage.share,
     )
+
+
+def _is_idle(item: Mapping[str, Any], *, at: Path, report: Report) -> bool:
+    """Whether a stage says a length that does not act beside another that it says."""
+    before, said = len(report), (item.get("training") or {}).keys()
+    if {"epochs", "total_steps"} <= said:
+        place = (*at, "training", "epochs")
+        report.add(place, "does not act beside `total_steps`", "Keep one of the two", at_key=True)
+    if item.get("share") is not None and (own := sorted({"epochs", "total_steps"} & said)):
+        what = f"does not act beside the stage's own `training.{own[-1]}`"
+        report.add((*at, "share"), what, "Keep one of the two", at_key=True)
+    return len(report) > before
 
 
 def _local(data: StageData, base: FilePath) -> StageData:

@@ -62,8 +62,9 @@ class Forecast:
 
     @property
     def to_run(self) -> int:
-        """Trials that a launch would train."""
-        return len(self.plan.trials) - len(self.done)
+        """Trials that a launch would train; two files of equal content make one."""
+        trials = self.plan.trials if self.ids is None else set(self.ids)
+        return len(trials) - len(self.done)
 
     def as_json(self) -> dict[str, Any]:
         """One object for `--json`."""

@@ -301,7 +301,7 @@ def _run(
         if (problem := below_floor(config_of(row).teacher, _values(attempts, id)))
     }
     refused = list(too_weak.values())
-    todo = _wanted(planned, done - too_weak.keys(), only)
+    todo = _wanted(planned, done - too_weak.keys() - _removed_stages(sweep, planned), only)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in todo],
         allowed=grid.retries.allowed,
@@ -411,6 +411,12 @@ def _scores_by_group(attempts: Sequence[Attempt]) -> dict[str, dict[str, float]]
 
 def _values(attempts: Sequence[Attempt], id: str) -> Mapping[str, object]:
     return next(a.values for a in attempts if a.id == id and a.status == "completed")
+
+
+def _removed_stages(sweep: Store, planned: Mapping[str, PlanRow]) -> set[str]:
+    """Stages that somebody removed, for their room or because they were damaged."""
+    stages = {id for id, row in planned.items() if row.what == "stage"}
+    return {id for id in stages if not sweep.stage_folder(id).is_dir()}
 
 
 def _wanted(

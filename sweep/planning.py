@@ -168,7 +168,9 @@ class Begun:
         self._uses: Counter[str] = Counter()
 
     def add(self, id: str, planned: PlannedTrial, digests: Digests) -> None:
-        """Count the stages with which a trial begins."""
+        """Count the stages with which a trial begins; a trial counts once."""
+        if id in self._begins:
+            return
         trial = planned.trial
         numbers = range(1, len(trial.stages))
         stages = tuple([stage_id(trial, digests, num_stages=number) for number in numbers])

@@ -55,15 +55,15 @@ def try_trial(
         folder = Path(scratch) / "teacher"
         teacher, task = chosen.teacher, chosen.task
         if teacher.fine_tune is not None:
-            console.print("the teacher is not fine-tuned: it sees one batch", style="yellow")
+            console.print("the teacher is not trained: it sees one batch", style="yellow")
             batch = Limit(train=teacher.fine_tune.batch_size, select=teacher.fine_tune.batch_size)
+            head = teacher.language_head
             teacher = teacher.model_copy(
-                update={"fine_tune": teacher.fine_tune.model_copy(update={"epochs": 1})}
+                update={
+                    "fine_tune": teacher.fine_tune.model_copy(update={"epochs": 1}),
+                    "language_head": head and head.model_copy(update={"steps": 1}),
+                }
             )
-            if teacher.language_head is not None:
-                console.print("nor is its language head: it takes one step", style="yellow")
-                head = teacher.language_head.model_copy(update={"steps": 1})
-                teacher = teacher.model_copy(update={"language_head": head})
             task = task.model_copy(update={"limit": batch})
         for _ in prepare_teacher(teacher, task, into=folder, assets=assets, settings=settings):
             pass

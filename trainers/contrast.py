@@ -1,7 +1,7 @@
 """Rows told from each other by what the other model remembers of them.
 
-B rows of a batch, K negatives of each, N rows of train, H width, D dimension of the vectors that
-are compared. The maps and memories train and are then thrown away.
+B rows of a batch, K negatives of each, N rows that the stage trains on, H width, D dimension of
+the vectors that are compared. The maps and memories train and are then thrown away.
 """
 
 import math
@@ -38,7 +38,7 @@ class Contrasts(nn.Module):
 
         Args:
             resolved: Its widths are known.
-            num_rows: Rows of train; at least 2.
+            num_rows: Rows that the stage trains on; at least 2.
             seed: The trial's seed.
         """
         super().__init__()

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -443,7 +444,7 @@ def _know(attempt: _Attempt, temporary: ExitStack) -> _Knowledge:
         each.digest for each, stage in zip(data, trial.stages, strict=True) if stage.data != "task"
     )
     if planned is not None:
-        for own, of_plan in zip(texts, planned.texts, strict=True):
+        for own, of_plan in zip_longest(texts, planned.texts, fillvalue="none"):
             check_digest("a stage's text", found=own, planned=of_plan)
     return _Knowledge(
         loaded=loaded,

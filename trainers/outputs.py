@@ -1,4 +1,4 @@
-"""What a teacher says about the rows of train: asked again for each batch, or asked once and kept.
+"""What a teacher says about the rows of a stage: asked for each batch, or once and kept.
 
 Kept outputs come from one canonical pass (rows in the order of their lengths, fixed batches), so
 that they are the same in every lane whichever trial wanted them first. Of each row the tokens
@@ -45,7 +45,7 @@ class TeacherOutputs(Protocol):
     """Where the objective gets the teacher's side from."""
 
     def features(self, batch: Batch) -> Features:
-        """The teacher's outputs for a batch of train rows, on the batch's device."""
+        """The teacher's outputs for a batch of them, on the batch's device."""
         ...
 
 

@@ -97,7 +97,7 @@ def teacher_digest(teacher: Teacher, source: TeacherSource, data: TaskData, task
         "task": task_digest(data, task),
     }
     if (head := teacher.language_head) is not None:
-        texts = digest_texts(unlabelled_texts(data, head.data))
+        texts = digest_texts(unlabelled_texts(data, head.data, place="teacher.language_head.data"))
         said = head.model_dump(mode="json", exclude_defaults=True, exclude={"data"})
         content["language_head"] = {**said, "texts": texts}
     return digest(content)

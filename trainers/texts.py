@@ -14,10 +14,9 @@ Texts = tuple[tuple[str, ...], ...]
 """The one or two texts of each row."""
 
 _LINES = ".txt"
-_PLACE = "stages.data.text"
 
 
-def unlabelled_texts(data: TaskData, wanted: Unlabelled) -> Texts:
+def unlabelled_texts(data: TaskData, wanted: Unlabelled, *, place: str = "stages.data") -> Texts:
     """The texts that a stage names, each once, without those of select and report.
 
     White space tells no two texts apart there, and a passage that is one text of a pair goes too.
@@ -25,6 +24,7 @@ def unlabelled_texts(data: TaskData, wanted: Unlabelled) -> Texts:
     Args:
         data: The task.
         wanted: Which.
+        place: The grid's path that named it, for messages.
 
     Raises:
         DataError: The file is missing, damaged, without the task's text columns, or without a
@@ -33,10 +33,10 @@ def unlabelled_texts(data: TaskData, wanted: Unlabelled) -> Texts:
     match wanted:
         case "unlabelled":
             found: Iterable[tuple[str, ...]] = data.unlimited
-            place, name = "stages.data", "train"
+            name = "train"
         case Text(text=path):
-            found = _read(Path(path), columns=data.text)
-            place, name = _PLACE, path
+            place, name = f"{place}.text", path
+            found = _read(Path(path), place=place, columns=data.text)
         case _:
             assert_never(wanted)
     unwanted = _forms([*data.select.texts, *data.report.texts])
@@ -57,17 +57,17 @@ def _form(row: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(" ".join(text.split()) for text in row)
 
 
-def _read(path: Path, *, columns: Sequence[str]) -> Iterable[tuple[str, ...]]:
+def _read(path: Path, *, place: str, columns: Sequence[str]) -> Iterable[tuple[str, ...]]:
     if path.suffix.lower() != _LINES:
-        found = read_columns(path, place=_PLACE, columns=columns)
-        return read_texts(found, place=_PLACE, text=columns)
+        found = read_columns(path, place=place, columns=columns)
+        return read_texts(found, place=place, text=columns)
     try:
         # Lines end at "\n" alone: `splitlines` would cut passages at rarer characters too.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         what = f"{path} cannot be read: {error.strerror or error}"
-        raise DataError([Problem(_PLACE, what, "Correct the path.")]) from error
+        raise DataError([Problem(place, what, "Correct the path.")]) from error
     except UnicodeDecodeError as error:
         mend = "Write it as UTF-8, for example with `iconv -f latin1 -t utf-8`."
-        raise DataError([Problem(_PLACE, f"{path} is not UTF-8: {error}", mend)]) from error
+        raise DataError([Problem(place, f"{path} is not UTF-8: {error}", mend)]) from error
     return ((line.strip(),) for line in lines if line.strip())

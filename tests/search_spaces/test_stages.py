@@ -383,6 +383,16 @@ def test_rules_and_exclusions_ask_for_fields_of_stages() -> None:
             "",
             "stages[0].name: `in.ner` has a `.`",
         ),
+        (
+            stages(INNER.format(keys=", training: {epochs: 1, total_steps: 9}")),
+            "",
+            "training.epochs: does not act beside `total_steps`",
+        ),
+        (
+            stages(INNER.format(keys=", share: 0.5, training: {epochs: 1}"), OUTER.format(keys="")),
+            "",
+            "stages[0].share: does not act beside the stage's own `training.epochs`",
+        ),
         (stages(INNER.format(keys=", data: corpus")), "", "stages[0].data: `corpus`"),
         (stages(INNER.format(keys=", teacher: best")), "", "stages[0].teacher: `best`"),
         (stages(INNER.format(keys=", data: {file: a}")), "", "stages[0].data.file: is not a known"),

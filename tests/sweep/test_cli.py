@@ -185,3 +185,16 @@ def test_explain_lists_every_word_and_says_each(kdsweep: Kdsweep) -> None:
         said = kdsweep("explain", word)
         assert said.returncode == 0
         assert told.text in said.stdout
+
+
+def test_try_does_not_wait_for_a_language_head(write_grid: WriteGrid, kdsweep: Kdsweep) -> None:
+    """Of ten million steps it takes one."""
+    teacher = {"model": "./teacher", "fine_tune": {}, "language_head": {"steps": 10**7}}
+    general = {"name": "general", "terms": ["masked_logits"], "teacher": "pretrained"}
+    stages = [general, {"name": "task", "terms": ["hard_labels"]}]
+    axes = {
+        "knowledge": [{"label": "staged", "stages": stages}],
+        "shape": [{"layers": 1, "width": 16, "heads": 2}],
+    }
+    said = kdsweep("try", write_grid(teacher=teacher, axes=axes), "--steps", "1")
+    assert said.returncode == 0, said.stderr

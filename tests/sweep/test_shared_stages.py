@@ -1,6 +1,7 @@
 """What several trials begin with is planned work of its own: trained once, resumed, asked for."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,31 @@ def test_a_sweep_tells_of_its_shared_stages(
 SOFT_TERM = {"kind": "soft_logits", "weight": 2}
 
 
+def test_two_files_of_equal_content_are_one_trial_that_shares_with_none(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    other = stage("general", "masked_labels", data={"text": "copy.txt"})
+    grid = write(SHORT, staged("copy", other, HARD))
+    (tmp_path / "copy.txt").write_bytes((tmp_path / "corpus.txt").read_bytes())
+    planned = json.loads(kdsweep("plan", grid, "--json").stdout)
+    assert planned["ids"] == [planned["ids"][0]] * 2
+    assert (planned["to_run"], planned["shared_stages"]) == (1, 0)
+    assert [row.what for row in rows(grid).values()] == ["teacher", "trial"]
+
+
+def test_a_stage_whose_folder_is_gone_is_trained_again_for_whoever_needs_it(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    store, grid = tmp_path / "runs" / "tiny", write(DEEP, SHORT)
+    assert kdsweep("launch", grid, *SERIAL).returncode == 0
+    shutil.rmtree(store / "stages")
+    assert kdsweep("launch", grid, *SERIAL).returncode == 0
+    assert not (store / "stages").exists(), "nobody needs it"
+    said = kdsweep("launch", write(DEEP, SHORT, staged("soft", GENERAL, SOFT)), *SERIAL)
+    assert said.returncode == 0, said.stderr
+    assert "3 of 3 trials completed (1 now)" in said.stderr
+
+
 def test_a_stage_that_is_killed_goes_on_and_its_trials_end_as_if_undisturbed(
     write: WriteGrid, kdsweep: Kdsweep, process: Kdsweep, tmp_path: Path
 ) -> None:
@@ -169,6 +195,37 @@ def test_a_stage_that_is_killed_goes_on_and_its_trials_end_as_if_undisturbed(
     # The second attempt went on from the first one's checkpoint; the third found the whole stage.
     assert [a.number for a in Store(store).read_attempts() if a.what == "stage"] == [1]
     assert not list(store.rglob(".*"))
+
+
+def test_a_trial_that_failed_alone_goes_on_with_a_beginning_that_is_shared_since(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, store = tmp_path / "undisturbed", tmp_path / "failed"
+    grid = write(DEEP, SHORT)
+    assert kdsweep("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
+    alone = write(DEEP, file="alone.yaml", retries=0)
+    [deep] = [str(row.id) for row in rows(alone).values() if row.what == "trial"]
+    monkeypatch.setenv("KDSWEEP_FAILPOINT", f"checkpoint=raise:{deep}")
+    assert kdsweep("launch", alone, "--store", store, *SERIAL).returncode == 3
+    assert list((store / "work" / deep).glob("*/checkpoints/step-00-*"))
+    monkeypatch.delenv("KDSWEEP_FAILPOINT")
+    assert kdsweep("launch", grid, "--store", store, *SERIAL).returncode == 0
+    pd.testing.assert_frame_equal(numbers(store), numbers(undisturbed), check_exact=True)
+
+
+def test_one_trial_that_is_asked_for_brings_the_stages_that_it_begins_with(
+    write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, store = write(*KNOWLEDGE, retries=0), tmp_path / "runs" / "tiny"
+    planned = rows(grid)
+    short = planned["short"]
+    monkeypatch.setenv("KDSWEEP_FAILPOINT", f"row=raise:{short.depends_on[0]}")
+    assert kdsweep("launch", grid, *SERIAL).returncode == 3
+    monkeypatch.delenv("KDSWEEP_FAILPOINT")
+    assert kdsweep("resume", store, "--trial", short.id, *SERIAL).returncode == 0
+    attempts = Store(store).read_attempts()
+    done = {attempt.id for attempt in attempts if attempt.status == "completed"}
+    assert done == {*short.depends_on, short.id}
 
 
 def test_a_stage_that_fails_blocks_the_trials_that_begin_with_it_and_no_other(

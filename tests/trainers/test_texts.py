@@ -111,6 +111,10 @@ def test_a_missing_file_and_one_of_another_encoding_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=r"gone\.txt cannot be read"):
         unlabelled_texts(data, Text(text=str(tmp_path / "gone.txt")))
+    with pytest.raises(DataError, match=r"^teacher\.language_head\.data\.text: "):
+        unlabelled_texts(
+            data, Text(text=str(tmp_path / "gone.txt")), place="teacher.language_head.data"
+        )
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8"):
         unlabelled_texts(data, Text(text=str(tmp_path / "latin.txt")))
