@@ -118,3 +118,23 @@ def test_a_missing_file_and_one_of_another_encoding_are_refused(
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8"):
         unlabelled_texts(data, Text(text=str(tmp_path / "latin.txt")))
+
+
+def test_tasks_that_differ_beyond_their_limit_have_other_unlabelled_rows(
+    world: World, tmp_path: Path
+) -> None:
+    from kdsweep.trainers import Assets, Settings
+    from kdsweep.trainers.sources import locate_teacher
+
+    assert world.task.files is not None
+    more = tmp_path / "more.csv"
+    more.write_text(Path(world.task.files.train).read_text() + "w1 w2 one more row,good\n")
+    kept = limited(world, 20)
+    source = locate_teacher(world.teacher)
+    assets = Assets(Settings(), world.cache)
+    found = []
+    for train in (world.task.files.train, str(more)):
+        files = world.task.files.model_copy(update={"train": train})
+        loaded = assets.task(kept.model_copy(update={"files": files}))
+        found.append(assets.text(loaded, "unlabelled", source, max_length=16))
+    assert found[0].digest != found[1].digest
