@@ -125,6 +125,7 @@ def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
         "docs/plugins.md",
         "docs/stages.md",
         "docs/checks.md",
+        "docs/adding_a_kind.md",
     ],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:

@@ -42,7 +42,7 @@ from terms import (
 )
 from torch import Tensor
 
-from kdsweep.search_spaces.knowledge import SoftLogits
+from kdsweep.search_spaces.knowledge import TERM_CLASSES, SoftLogits, kind_of
 from kdsweep.search_spaces.resolution import Feature, FeatureKind, resolve_term
 from kdsweep.search_spaces.sizes import Sizes
 from kdsweep.search_spaces.trial import canonical_json, canonical_term
@@ -963,5 +963,8 @@ def test_layers_are_summed_where_a_published_recipe_sums_them(name: str) -> None
     assert summed == pytest.approx(num_pairs * value(term), rel=1e-5)
 
 
-def test_every_term_has_an_independent_value() -> None:
+def test_every_term_has_an_independent_value_and_every_kind_a_term() -> None:
     assert INDEPENDENT.keys() == EVERY_TERM.keys()
+    kinds = {term["kind"] for term in EVERY_TERM.values()}
+    # What a plugin computes is its author's.
+    assert kinds == {kind_of(each) for each in TERM_CLASSES} - {"plugin"}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 from world import SHORT, World
 
-from kdsweep.search_spaces.knowledge import Term
+from kdsweep.search_spaces.knowledge import Term, hides_tokens
 from kdsweep.search_spaces.training import Evaluate, Training
 from kdsweep.search_spaces.trial import Digests, Trial, first_stages, make_stage, stage_id
 from kdsweep.sweep.failures import classify
@@ -92,7 +92,11 @@ class Models:
             teacher=sizes(self.teacher),
             seed=0,
             num_rows=len(LENGTHS),
-            language_head=make_language_head(self.student.config, seed=1),
+            language_head=(
+                make_language_head(self.student.config, seed=1)
+                if hides_tokens([parse(term)])
+                else None
+            ),
         )
         self.run = partial(
             forward,
