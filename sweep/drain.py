@@ -54,11 +54,10 @@ class Drain:
             self._since = float("inf")
             os.kill(os.getpid(), signal.SIGINT)
 
-    def lose(self) -> None:
-        """End at once: nobody is left to checkpoint anything."""
-        if self.asked is None:
-            self.ask("cluster lost")
-            self._since = float("-inf")
+    def lose(self, why: str) -> None:
+        """Note that the cluster is gone: nobody is left to checkpoint anything."""
+        self.asked = self.asked or "cluster lost"
+        self._tell(why)
 
 
 @contextmanager

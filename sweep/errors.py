@@ -13,6 +13,10 @@ class ClusterUnreachableError(Exception):
     """No Ray cluster answers at the address. The command line exits with 75."""
 
 
+class ClusterLostError(Exception):
+    """The cluster was there and is not any more. The command line exits with 75."""
+
+
 class StaleEpochError(Exception):
     """A newer launch has taken the sweep over; nothing more may be committed here."""
 

@@ -1,9 +1,10 @@
 """How work is run: the interface, and the executor that runs it in this very process."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, assert_never
+from pathlib import Path
+from typing import Any, Literal, Protocol, assert_never
 
 from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.grid import Resources
@@ -20,6 +21,9 @@ MakeWork = Callable[[str], Work]
 Settle = Callable[[Work, Outcome], None]
 """Books the outcome of an attempt."""
 
+Hear = Callable[[Work, Mapping[str, Any]], None]
+"""Is told what a lane says in the middle of an attempt."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -30,6 +34,8 @@ class Choice:
     """Of a Ray cluster: `local` starts one of its own."""
     max_concurrent: int | None = None
     """Most trials at once; as many as fit unless said."""
+    lane: str = "kdsweep.sweep.lane"
+    """The module that trains under Ray; another one serves measurements and tests of the rest."""
 
     def __post_init__(self) -> None:
         """Refuse an address that is none.
@@ -68,15 +74,28 @@ class Choice:
                 f"no Ray cluster answers at {self.address}: {error}"
             ) from error
 
-    def make(self, resources: Resources) -> "Executor":
-        """The executor for trials that take these resources."""
+    def make(self, resources: Resources, *, log: Path, tell: Callable[[str], None]) -> "Executor":
+        """The executor for trials that take these resources.
+
+        Args:
+            resources: Of a trial.
+            log: Where an engine's own processes say what they have to say.
+            tell: Says a line to the person who launched.
+        """
         match self.name:
             case "serial":
                 return Serial()
             case "ray":
                 from .ray_executor import RayExecutor
 
-                return RayExecutor(resources, self.address, self.max_concurrent)
+                return RayExecutor(
+                    resources=resources,
+                    address=self.address,
+                    max_concurrent=self.max_concurrent,
+                    lane=self.lane,
+                    log=log,
+                    tell=tell,
+                )
             case _:
                 assert_never(self.name)
 
@@ -91,11 +110,8 @@ def _host_and_port(address: str) -> tuple[str, int] | None:
 class Executor(Protocol):
     """Runs an agenda's items until nothing runs and nothing can start."""
 
-    def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> None:
+    def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle, hear: Hear) -> None:
         """Return once the agenda is over."""
-
-    def is_lost(self) -> bool:
-        """Whether what runs the work has gone away, so that nothing will ever be settled."""
 
 
 class Serial:
@@ -104,14 +120,11 @@ class Serial:
     Without lanes there is neither a time limit nor isolation from signals.
     """
 
-    def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> None:
+    def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle, hear: Hear) -> None:
         """Return once the agenda is over."""
+        del hear
         keeper = Keeper()
         while (id := agenda.take()) is not None:
             work = make_work(id)
             outcome = run(work, keeper=keeper, stop=lambda: agenda.is_draining, beat=lambda _: None)
             settle(work, outcome)
-
-    def is_lost(self) -> bool:
-        """This process is there."""
-        return False

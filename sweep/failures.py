@@ -48,8 +48,8 @@ def last_lines(error: BaseException) -> str:
     return "\n".join(lines[-LAST_LINES:])
 
 
-def describe_exit(returncode: int) -> str:
-    """How a lane's process ended, in words."""
+def describe_exit(returncode: int, *, who: str = "the lane") -> str:
+    """How a process ended in the middle of its work, in words."""
     if returncode < 0:
-        return f"the lane was ended by {signal.Signals(-returncode).name}"
-    return f"the lane left with exit status {returncode} in the middle of a trial"
+        return f"{who} was ended by {signal.Signals(-returncode).name}"
+    return f"{who} left with exit status {returncode} in the middle of its work"

@@ -2,8 +2,8 @@
 
 Run as `python -m kdsweep.sweep.lane FD`. It reads one JSON object a line on standard input, a piece
 of work or `{"drain": true}`, and answers on the file descriptor FD with `{"step": n}` while it
-trains and `{"outcome": ...}` at the end. When its standard input closes, whoever asked for the work
-is gone, and so is the lane.
+trains and `{"outcome": ...}` at the end; what it says as `{"told": {...}}` reaches the launch as it
+is. When its standard input closes, whoever asked for the work is gone, and so is the lane.
 """
 
 import json

@@ -8,20 +8,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from .failures import LAST_LINES, describe_exit
 from .work import Outcome, Work, fail
+
+LANE = (sys.executable, "-m", "kdsweep.sweep.lane")
 
 
 class LaneProcess:
     """One lane and the work it holds. Whatever happens to the process becomes an Outcome."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = LANE) -> None:
+        """Start nothing yet.
+
+        Args:
+            command: What a lane's process executes; the file descriptor of its answers is added.
+        """
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = -1
         self._buffer = b""
         self._work: Work | None = None
         self._deadline = 0.0
+        self._said: list[dict[str, Any]] = []
         self.step = 0
 
     def begin(self, work: Work) -> None:
@@ -35,7 +46,7 @@ class LaneProcess:
             self._write(work.model_dump_json())
 
     def poll(self, seconds: float) -> Outcome | None:
-        """Wait up to `seconds` for the outcome of the work in hand."""
+        """Wait up to `seconds` for the outcome of the work in hand; less if the lane has a say."""
         if self._work is None or self._process is None:
             raise RuntimeError("poll without work")
         until = time.monotonic() + seconds
@@ -54,7 +65,14 @@ class LaneProcess:
             if outcome := self._heard(received):
                 self._work = None
                 return outcome
+            if self._said:
+                return None
         return None
+
+    def heard(self) -> list[dict[str, Any]]:
+        """What the lane has said since it was last asked, beside steps and outcomes."""
+        said, self._said = self._said, []
+        return said
 
     def drain(self) -> None:
         """Ask the lane to checkpoint and leave the trial."""
@@ -79,7 +97,7 @@ class LaneProcess:
         self._answers, child_end = os.pipe()
         threads = str(work.threads)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kdsweep.sweep.lane", str(child_end)],
+            [*self._command, str(child_end)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -108,10 +126,13 @@ class LaneProcess:
         outcome = None
         for line in lines:
             message = json.loads(line)
-            if "step" in message:
-                self.step = message["step"]
-            else:
-                outcome = Outcome.model_validate(message["outcome"])
+            match message:
+                case {"step": step}:
+                    self.step = step
+                case {"told": told}:
+                    self._said.append(told)
+                case {"outcome": told}:
+                    outcome = Outcome.model_validate(told)
         return outcome
 
     def _lost(self, failure_class: str, why: str) -> Outcome:

@@ -21,7 +21,7 @@ from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
-from .errors import NothingMatchesError, WouldDeactivateError
+from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
 from .executors import Choice
 from .folder import check_folder
 from .lock import Lock, take
@@ -311,7 +311,6 @@ def _run(
     trials = {id for id, row in planned.items() if row.what == "trial"}
     if agenda.is_over:
         return _ended(sweep, lock, agenda, trials, done, asked=None, refused=tuple(refused))
-    run = executor.make(grid.resources)
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
     progress = Progress(
@@ -323,6 +322,8 @@ def _run(
         quiet=quiet,
     )
     drain = Drain(agenda, lock, progress.tell)
+    log = lock.locks / f"{lock.epoch:06d}.log"
+    run = executor.make(grid.resources, log=log, tell=progress.tell)
 
     def settle(work: Work, outcome: Outcome) -> None:
         problem = None
@@ -338,10 +339,12 @@ def _run(
             if grid.keep.students == "best_per_group":
                 keep_best_student(sweep, group)
 
-    watch = Watch(agenda, lock, drain, refresh=progress.refresh, is_lost=run.is_lost)
+    watch = Watch(agenda, lock, drain, refresh=progress.refresh)
     with progress, watch, signals(drain, agenda):
         try:
-            run(agenda, make_work=dispatch, settle=settle)
+            run(agenda, make_work=dispatch, settle=settle, hear=lambda _, __: None)
+        except ClusterLostError as error:
+            drain.lose(str(error))
         except KeyboardInterrupt:
             progress.tell(
                 "ended at once; what ran goes on from its last checkpoint, or starts anew where it "

@@ -24,13 +24,11 @@ class Watch:
         drain: Drain,
         *,
         refresh: Callable[[], None],
-        is_lost: Callable[[], bool],
     ) -> None:
         self._agenda = agenda
         self._lock = lock
         self._drain = drain
         self._refresh = refresh
-        self._is_lost = is_lost
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_after, daemon=True)
 
@@ -52,8 +50,6 @@ class Watch:
                 self._drain.look()
                 self._refresh()
                 if ticks % ticks_per_beat == 0:
-                    if self._is_lost():
-                        self._drain.lose()
                     self._lock.beat(ticks // ticks_per_beat, self._agenda.running)
             except Exception:
                 # Without this thread there is no beat, and another host would take the sweep.

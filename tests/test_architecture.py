@@ -48,4 +48,4 @@ def test_only_one_module_names_ray() -> None:
             line.startswith(("import ray", "from ray")) for line in path.read_text().splitlines()
         )
     ]
-    assert naming == ["ray_executor.py"]
+    assert naming == ["driver.py"]

@@ -50,14 +50,14 @@ def test_an_address_where_nothing_listens_ends_with_75_and_writes_nothing(
 
 
 def test_no_cluster_to_join_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray_executor = pytest.importorskip("kdsweep.sweep.ray_executor")
+    driver = pytest.importorskip("kdsweep.sweep.driver")
 
     def init(**_: object) -> None:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(ray_executor.ray, "init", init)
+    monkeypatch.setattr(driver.ray, "init", init)
     with pytest.raises(ClusterUnreachableError, match="answers at auto: Could not find"):
-        ray_executor._ray("auto").__enter__()
+        driver._ray("auto").__enter__()
 
 
 @pytest.mark.parametrize(
