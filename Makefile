@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench bench-recipes clean
+.PHONY: demo test check format bench bench-orchestration bench-recipes clean
 
 demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
@@ -22,6 +22,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-orchestration: $(STAMP)
+	$(BIN)/python benchmarks/orchestration.py 1000 5000 10000
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/plan.py

@@ -17,7 +17,7 @@ from pathlib import Path
 from .work import Keeper, Work, run
 
 
-def main() -> None:
+def main(keeper: Keeper) -> None:
     """Serve until standard input closes."""
     # Ctrl-C reaches every process of the terminal; only the launch decides what it means. A SIGTERM
     # is somebody else's (a memory killer's): it ends the lane, and the trial is tried in a new one.
@@ -25,7 +25,6 @@ def main() -> None:
     stop = threading.Event()
     asked: queue.Queue[Work] = queue.Queue()
     threading.Thread(target=_listen, args=(asked, stop), daemon=True).start()
-    keeper = Keeper()
     with os.fdopen(int(sys.argv[1]), "w", buffering=1) as answers:
         while True:
             work = asked.get()
@@ -58,4 +57,4 @@ def _send_output_to(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Keeper())

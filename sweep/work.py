@@ -130,7 +130,7 @@ class _Attempted:
 
 
 class Keeper:
-    """What a process keeps from one piece of work to the next: a lane's memory."""
+    """Trains, and keeps what serves the next piece of work too: a lane's memory."""
 
     def __init__(self) -> None:
         self._assets: Assets | None = None
@@ -148,6 +148,35 @@ class Keeper:
             self._assets = Assets(settings_of(work), cache_folder())
         self._assets.hint = frozenset(work.reads)
         return self._assets
+
+    def train(self, work: Work, store: Store, *, stop: Callable[[], bool]) -> "Generator[Report]":
+        """Do the work, report by report."""
+        from ..trainers import prepare_teacher, train
+
+        config = Config.model_validate_json(work.config_json)
+        resume_from = None
+        if work.parent is not None:
+            epoch, number = work.parent
+            resume_from = store.work_folder(work.id, epoch, number) / "checkpoints"
+        common: dict[str, Any] = {
+            "digests": config.digests,
+            "assets": self.assets(work),
+            "settings": settings_of(work),
+            "checkpoints": work.folder / "checkpoints",
+            "resume_from": resume_from,
+            "stop": stop,
+        }
+        folder = store.teacher_folder(config.teacher_digest)
+        if config.trial is None:
+            return prepare_teacher(config.teacher, config.task, into=folder, **common)
+        return train(
+            config.trial,
+            teacher=folder,
+            plugins=store.plugins_folder,
+            begin=store.stage_folder(work.begin) if work.begin else None,
+            into=store.stage_folder(work.id) if work.what == "stage" else None,
+            **common,
+        )
 
 
 def settings_of(work: Work) -> "Settings":
@@ -176,8 +205,7 @@ def run(
     work.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _log_to(work.folder / "log.txt"):
         try:
-            assets = keeper.assets(work)
-            _consume(work, store, attempted, assets=assets, stop=stop, beat=beat)
+            _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat)
             status: Literal["completed", "interrupted"] = (
                 "interrupted" if attempted.interrupted else "completed"
             )
@@ -198,14 +226,14 @@ def _consume(
     store: Store,
     attempted: _Attempted,
     *,
-    assets: "Assets",
+    keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
 ) -> None:
     from ..trainers.reports import Finished, Interrupted, Resolved, Row, Saving
 
     with ExitStack() as stack:
-        reports = stack.enter_context(closing(_reports(work, store, assets=assets, stop=stop)))
+        reports = stack.enter_context(closing(keeper.train(work, store, stop=stop)))
         history: HistoryWriter | None = None
         is_saved = False
         for report in reports:
@@ -250,37 +278,6 @@ def _open_history(
         work.number,
         resumed_from=attempted.resumed_from,
         resumed_from_step=attempted.resumed_from_step,
-    )
-
-
-def _reports(
-    work: Work, store: Store, *, assets: "Assets", stop: Callable[[], bool]
-) -> "Generator[Report]":
-    from ..trainers import prepare_teacher, train
-
-    config = Config.model_validate_json(work.config_json)
-    resume_from = None
-    if work.parent is not None:
-        epoch, number = work.parent
-        resume_from = store.work_folder(work.id, epoch, number) / "checkpoints"
-    common: dict[str, Any] = {
-        "digests": config.digests,
-        "assets": assets,
-        "settings": settings_of(work),
-        "checkpoints": work.folder / "checkpoints",
-        "resume_from": resume_from,
-        "stop": stop,
-    }
-    folder = store.teacher_folder(config.teacher_digest)
-    if config.trial is None:
-        return prepare_teacher(config.teacher, config.task, into=folder, **common)
-    return train(
-        config.trial,
-        teacher=folder,
-        plugins=store.plugins_folder,
-        begin=store.stage_folder(work.begin) if work.begin else None,
-        into=store.stage_folder(work.id) if work.what == "stage" else None,
-        **common,
     )
 
 
