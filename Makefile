@@ -3,13 +3,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench bench-orchestration bench-recipes clean
+.PHONY: demo test faults check format bench bench-orchestration bench-recipes clean
 
 demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+# Every fault; N processes are killed at random moments.
+N ?= 6
+faults: $(STAMP)
+	KILLS=$(N) $(BIN)/python -m pytest -q -m fault tests/faults
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,0 +1,158 @@
+"""Every fault that a sweep must survive, injected for real."""
+
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from itertools import cycle
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from toy import Toy, fault, wait_for
+
+slow = pytest.mark.slow
+
+LAUNCH, DRIVER, ACTOR, LANE = "toy_lane.py", "kdsweep.sweep.driver", "ray::LaneTra", "-m toy_lane"
+SLOWLY = {"TOY_SECONDS": "0.2"}
+KILLED = -signal.SIGKILL
+MOST_SECONDS = 20.0
+"""About as long as a launch takes in which trials go slowly."""
+
+
+def kill(toy: Toy, word: str, number: signal.Signals = signal.SIGKILL) -> psutil.Process:
+    """Send a signal to one process of the sweep, once there is one."""
+    found: list[psutil.Process] = []
+    # Ray renames its processes all the time.
+    wait_for(lambda: bool(found.extend(toy.processes(word=word)) or found))
+    found[0].send_signal(number)
+    return found[0]
+
+
+@slow
+@fault(1, "SIGKILL at random moments", "nothing lost, nothing repeated, the same results")
+def test_kills_at_random_moments(toy: Toy, reference: pd.DataFrame, kills: int) -> None:
+    moments = random.Random(0)
+    toy.write_grid(retries={"signal": kills})
+    targets = cycle((LAUNCH, DRIVER, LANE))
+    done = 0
+    while done < kills:
+        shutil.rmtree(toy.store, ignore_errors=True)
+        before: Mapping[str, Any] = {}
+        words = ("launch", "grid.yaml")
+        while True:
+            launch = toy.start(*words, "--quiet", **SLOWLY)
+            while is_running_after(launch, moments.uniform(0, MOST_SECONDS)):
+                before = toy.completed()
+                killed = kill(toy, next(targets))
+                done += 1
+                if killed.pid == launch.pid:
+                    launch.wait()
+            assert launch.returncode in (0, KILLED), toy.said
+            assert before.items() <= toy.completed().items()
+            if launch.returncode == 0:
+                break
+            words = ("resume", str(toy.store))
+        toy.check(reference, before)
+
+
+def is_running_after(process: "subprocess.Popen[str]", seconds: float) -> bool:
+    """Whether it still runs then."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+@fault(3, "SIGKILL of the process that supervises a lane", "tried again, nobody else notices")
+def test_an_actor_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
+    launch = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
+    toy.wait_for_trials(2)
+    before = toy.completed()
+    kill(toy, ACTOR)
+    assert launch.wait() == 0, toy.said
+    toy.check(reference, before)
+    assert lost(toy) == {"worker_lost"}
+
+
+@fault(1, "SIGKILL of the driver of Ray", "another one takes over")
+def test_the_driver_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
+    launch = toy.start("launch", "grid.yaml", **SLOWLY)
+    toy.wait_for_trials(2)
+    before = toy.completed()
+    kill(toy, DRIVER)
+    assert launch.wait() == 0, toy.said
+    assert "another one takes over" in toy.said
+    toy.check(reference, before)
+    assert lost(toy) == {"worker_lost"}
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@fault(4, "SIGKILL or SIGSEGV of a lane", "class `signal`, tried again")
+def test_a_lane_is_killed(toy: Toy, reference: pd.DataFrame, number: signal.Signals) -> None:
+    launch = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
+    toy.wait_for_trials(2)
+    before = toy.completed()
+    kill(toy, LANE, number)
+    assert launch.wait() == 0, toy.said
+    toy.check(reference, before)
+    assert lost(toy) == {"signal"}
+
+
+def lost(toy: Toy) -> set[str]:
+    """Classes of the failures so far."""
+    return set(toy.failures())
+
+
+@fault(13, "two launches at once", "the second exits 73 and says who holds the sweep")
+def test_two_launches(toy: Toy, reference: pd.DataFrame) -> None:
+    first = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
+    toy.wait_for_trials(1)
+    assert toy.launch() == 73
+    assert f"pid {first.pid}" in toy.said
+    assert first.wait() == 0
+    toy.check(reference, {})
+
+
+@slow
+@fault(14, "the holder of the lock is killed", "taken over at once on the same host")
+def test_a_stale_lock(toy: Toy, reference: pd.DataFrame) -> None:
+    first = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
+    toy.wait_for_trials(2)
+    before = toy.completed()
+    first.kill()
+    first.wait()
+    toy.finish(reference, before)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["SIGINT", "SIGTERM"]
+)
+@fault(16, "one Ctrl-C or SIGTERM", "checkpoints, leaves in order, resumes where it was")
+def test_one_signal(toy: Toy, reference: pd.DataFrame, number: signal.Signals, code: int) -> None:
+    launch = toy.start("launch", "grid.yaml", TOY_SECONDS="1")
+    toy.wait_for_trials(2)
+    launch.send_signal(number)
+    assert launch.wait() == code, toy.said
+    assert "kdsweep resume" in toy.said
+    wait_for(lambda: not toy.processes(), seconds=10)
+    toy.finish(reference, toy.completed())
+
+
+@slow
+@fault(17, "two Ctrl-C", "ends at once, nothing lost")
+def test_two_signals(toy: Toy, reference: pd.DataFrame) -> None:
+    launch = toy.start("launch", "grid.yaml", TOY_SECONDS="30")
+    wait_for(lambda: bool(toy.processes(word=LANE)))
+    wait_for(lambda: bool(list(toy.store.glob("work/*/*/log.txt"))))
+    launch.send_signal(signal.SIGINT)
+    wait_for(lambda: "a second Ctrl-C ends it at once" in toy.said)
+    launch.send_signal(signal.SIGINT)
+    assert launch.wait() == 130, toy.said
+    assert not toy.processes()
+    toy.finish(reference, toy.completed())

@@ -1,0 +1,199 @@
+"""A sweep of trials that train nothing, to be broken in every way; what must hold after each."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+
+from kdsweep import results
+from kdsweep.results.store import Store
+
+TESTS = Path(__file__).parent
+TOKEN = "KDSWEEP_TEST"
+"""Variable that all processes of a sweep under test inherit."""
+
+SECONDS = 240.0
+"""Longer than anything takes that happens at all."""
+
+GRID: Mapping[str, Any] = {
+    "name": "toy",
+    "task": {
+        "files": {"train": "train.csv", "report": "report.csv"},
+        "text": ["text"],
+        "max_length": 16,
+        "select": {"from": "train", "fraction": 0.2},
+        "report": "report",
+    },
+    "teacher": {"model": "./teacher", "fine_tune": {"epochs": 1, "learning_rate": 1e-3}},
+    "axes": {
+        "knowledge": ["hard_labels", ["hard_labels", "soft_logits"]],
+        "shape": [{"layers": 1, "width": 16, "heads": 2}],
+        "training.learning_rate": [1e-4, 2e-4, 3e-4],
+        "seed": [0, 1],
+    },
+    "training": {"epochs": 1, "batch_size": 16},
+    "resources": {"memory_gb": 1.0},
+}
+"""Twelve trials."""
+
+METRICS = ("select/", "report/")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table."""
+
+    number: int
+    what: str
+    expected: str
+
+
+def fault(number: int, what: str, expected: str) -> pytest.MarkDecorator:
+    """Marks a test as a row of the table."""
+    return pytest.mark.fault(Fault(number, what, expected))
+
+
+@dataclass
+class Toy:
+    """A folder with a grid, what it reads, and the sweep that is to be broken."""
+
+    folder: Path
+    cache: Path
+    store: Path = field(init=False)
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def __post_init__(self) -> None:
+        self.store = self.folder / "runs" / "toy"
+
+    def write_grid(self, **sections: Any) -> Path:
+        """The grid, with whole sections replaced."""
+        path = self.folder / "grid.yaml"
+        # JSON is YAML.
+        path.write_text(json.dumps({**GRID, **sections}, indent=1))
+        return path
+
+    def start(
+        self, *words: str | Path, before: tuple[str, ...] = (), **variables: str
+    ) -> "subprocess.Popen[str]":
+        """Start a command, by default one of the launches; `before` is put in front of it."""
+        lane = TESTS / "sweep" / "toy_lane.py"
+        path = os.pathsep.join([str(lane.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+        environment = {
+            "KDSWEEP_CACHE_DIR": str(self.cache),
+            "NO_COLOR": "1",
+            "PYTHONPATH": path,
+            TOKEN: self.token,
+        }
+        # Its own words go to files: pipes would stay open as long as any process of Ray's lives.
+        with (self.folder / "said.txt").open("w") as said:
+            return subprocess.Popen(
+                [*before, sys.executable, str(lane), *map(str, words)],
+                cwd=self.folder,
+                env=os.environ | environment | variables,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def run(self, *words: str | Path, before: tuple[str, ...] = (), **variables: str) -> int:
+        """Run a command to its end; its exit code."""
+        return self.start(*words, before=before, **variables).wait(SECONDS)
+
+    @property
+    def said(self) -> str:
+        """What the last command said."""
+        return (self.folder / "said.txt").read_text()
+
+    def launch(self, **variables: str) -> int:
+        """Launch the grid."""
+        return self.run("launch", "grid.yaml", "--quiet", **variables)
+
+    def resume(self, *words: str, **variables: str) -> int:
+        """Resume the sweep."""
+        return self.run("resume", self.store, "--quiet", *words, **variables)
+
+    def frame(self) -> pd.DataFrame:
+        """Status and metrics of each trial."""
+        frame = results.load(self.store).trials.set_index("trial_id").sort_index()
+        return frame[["status", *(name for name in frame.columns if name.startswith(METRICS))]]
+
+    def completed(self) -> Mapping[str, tuple[Any, ...]]:
+        """Every completed attempt that anything counts, whole, by trial."""
+        found = {}
+        for attempt in Store(self.store).read_attempts():
+            if attempt.status == "completed":
+                found.setdefault(attempt.id, (attempt.epoch, attempt.number, attempt.values))
+        return found
+
+    def finish(
+        self, reference: pd.DataFrame, before: Mapping[str, tuple[Any, ...]], **variables: str
+    ) -> None:
+        """Resume what a fault has left, and check what must hold after any fault.
+
+        Args:
+            reference: How the sweep ends when nothing happens to it.
+            before: What was completed when the fault was over.
+            variables: Of the environment.
+        """
+        tried = {id: len(self.attempts(id)) for id in before}
+        assert self.resume(**variables) == 0, self.said
+        self.check(reference, before)
+        # Nothing that was completed has been trained again (I3).
+        assert {id: len(self.attempts(id)) for id in before} == tried
+
+    def check(self, reference: pd.DataFrame, before: Mapping[str, tuple[Any, ...]]) -> None:
+        """Check what must hold of a finished sweep."""
+        # Every planned trial counts once (I1), with the numbers of an undisturbed sweep (I4).
+        pd.testing.assert_frame_equal(self.frame(), reference, check_exact=True)
+        # No completed trial has disappeared or changed (I2).
+        assert before.items() <= self.completed().items()
+        # Nothing half-written is left (I5), and no process (I6).
+        assert not list(self.store.rglob(".*"))
+        wait_for(lambda: not self.processes(word="kdsweep.sweep"), seconds=10)
+
+    def failures(self) -> list[str]:
+        """The class of each attempt that failed."""
+        found = Store(self.store).read_attempts()
+        return [str(each.failure_class) for each in found if each.status == "failed"]
+
+    def attempts(self, id: str) -> list[str]:
+        """How the attempts at a trial ended."""
+        return [each.status for each in Store(self.store).read_attempts() if each.id == id]
+
+    def processes(self, *, word: str = "") -> list[psutil.Process]:
+        """All living processes of the sweep whose command has a word in it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                is_ours = process.environ().get(TOKEN) == self.token
+                if (
+                    is_ours
+                    and process.status() != psutil.STATUS_ZOMBIE
+                    and word in " ".join(process.cmdline())
+                ):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def wait_for_trials(self, count: int) -> None:
+        """Wait until so many trials are completed."""
+        wait_for(lambda: len(list(self.store.glob("attempts/*.parquet"))) > count)
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = SECONDS) -> None:
+    """Wait until something is so; fail if it never is."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "what the test waits for did not happen"
+        time.sleep(0.05)
