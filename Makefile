@@ -14,7 +14,7 @@ test: $(STAMP)
 # Every fault; N processes are killed at random moments.
 N ?= 6
 faults: $(STAMP)
-	KILLS=$(N) $(BIN)/python -m pytest -q -m fault tests/faults
+	KILLS=$(N) $(BIN)/python -m pytest -q -m fault
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,14 +1,13 @@
-"""A toy sweep for each test, and the table of what has become of them."""
+"""A toy sweep for each test to break."""
 
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from toy import Fault, Toy, wait_for
+from toy import Toy, wait_for
 from world import write_model, write_rows
 
 
@@ -55,36 +54,3 @@ def reference(toy_files: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.D
 def kills() -> int:
     """How many processes are killed at random moments: `make faults N=50`."""
     return int(os.environ.get("KILLS", "6"))
-
-
-ROWS = pytest.StashKey[dict[str, tuple[Fault, str, float]]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Keeps the table while it is run."""
-    config.stash[ROWS] = {}
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Iterator[None]:
-    """Notes how each row of the table came out."""
-    report: Any = yield
-    marker = item.get_closest_marker("fault")
-    if marker is not None and (report.when == "call" or report.outcome != "passed"):
-        row = (marker.args[0], report.outcome, report.duration)
-        item.config.stash[ROWS][item.nodeid] = row
-    return report
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Prints the table."""
-    rows = sorted(config.stash[ROWS].values(), key=lambda row: row[0].number)
-    if not rows:
-        return
-    terminalreporter.section("faults")
-    for told, outcome, seconds in rows:
-        terminalreporter.write_line(
-            f"{told.number:3}  {outcome:7} {seconds:6.1f} s  {told.what}: {told.expected}"
-        )
