@@ -350,6 +350,8 @@ def _run(
                 "ended at once; what ran goes on from its last checkpoint, or starts anew where it "
                 "had none"
             )
+    # A lane that was killed in the middle of a file could not remove it.
+    sweep.remove_temporaries()
     return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
 
 

@@ -1,17 +1,20 @@
 """Every fault that a sweep must survive, injected for real."""
 
+import os
 import random
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
-from toy import Toy, fault, wait_for
+from toy import GRID, SECONDS, Toy, fault, wait_for
 
 slow = pytest.mark.slow
 
@@ -67,45 +70,84 @@ def is_running_after(process: "subprocess.Popen[str]", seconds: float) -> bool:
     return False
 
 
+def start_and_hold(toy: Toy, id: str, *words: str) -> "subprocess.Popen[str]":
+    """Launch with one lane, and hold it still in the middle of a trial, this once."""
+    held = toy.folder / "held"
+    point = f"checkpoint=hang:{id}:{held}"
+    launch = toy.start(
+        "launch", "grid.yaml", "--max-concurrent", "1", *words, KDSWEEP_FAILPOINT=point
+    )
+    wait_for(held.exists)
+    return launch
+
+
 @fault(3, "SIGKILL of the process that supervises a lane", "tried again, nobody else notices")
 def test_an_actor_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
-    launch = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
-    toy.wait_for_trials(2)
+    launch = start_and_hold(toy, reference.index[5])
     before = toy.completed()
     kill(toy, ACTOR)
     assert launch.wait() == 0, toy.said
     toy.check(reference, before)
-    assert lost(toy) == {"worker_lost"}
+    assert toy.failures() == ["worker_lost"]
 
 
 @fault(1, "SIGKILL of the driver of Ray", "another one takes over")
 def test_the_driver_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
-    launch = toy.start("launch", "grid.yaml", **SLOWLY)
-    toy.wait_for_trials(2)
+    launch = start_and_hold(toy, reference.index[5])
     before = toy.completed()
     kill(toy, DRIVER)
     assert launch.wait() == 0, toy.said
     assert "another one takes over" in toy.said
     toy.check(reference, before)
-    assert lost(toy) == {"worker_lost"}
+    assert toy.failures() == ["worker_lost"]
 
 
 @slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 @fault(4, "SIGKILL or SIGSEGV of a lane", "class `signal`, tried again")
 def test_a_lane_is_killed(toy: Toy, reference: pd.DataFrame, number: signal.Signals) -> None:
-    launch = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
-    toy.wait_for_trials(2)
+    launch = start_and_hold(toy, reference.index[5])
     before = toy.completed()
     kill(toy, LANE, number)
     assert launch.wait() == 0, toy.said
     toy.check(reference, before)
-    assert lost(toy) == {"signal"}
+    assert toy.failures() == ["signal"]
 
 
-def lost(toy: Toy) -> set[str]:
-    """Classes of the failures so far."""
-    return set(toy.failures())
+@slow
+@fault(2, "SIGKILL in a commit", "the row is whole or absent, and the trial is tried again")
+def test_a_commit_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
+    point = f"commit=kill:{reference.index[5]}:{toy.folder / 'once'}"
+    assert toy.launch(KDSWEEP_FAILPOINT=point) == 0, toy.said
+    toy.check(reference, {})
+    assert toy.failures() == ["signal"]
+
+
+@slow
+@fault(11, "Tune's own files are removed in mid-sweep", "no effect")
+def test_tunes_files_are_removed(toy: Toy, reference: pd.DataFrame) -> None:
+    # Names of sockets have a limit, which pytest's folders are beyond.
+    with tempfile.TemporaryDirectory(prefix="kdf", dir="/tmp") as short:
+        launch = toy.start("launch", "grid.yaml", "--quiet", TMPDIR=short, **SLOWLY)
+        toy.wait_for_trials(2)
+        (scratch,) = Path(short).glob("kdsweep-tune-*")
+        shutil.rmtree(scratch)
+        assert launch.wait() == 0, toy.said
+    toy.check(reference, {})
+
+
+@slow
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+@pytest.mark.parametrize("shift", ["-1d", "+1d"])
+@fault(12, "the clock jumps by a day between launch and resume", "no effect")
+def test_the_clock_jumps(toy: Toy, reference: pd.DataFrame, shift: str) -> None:
+    first = start_and_hold(toy, reference.index[5])
+    first.kill()
+    first.wait()
+    before = toy.completed()
+    words = ("resume", toy.store, "--quiet")
+    assert toy.run(*words, before=("faketime", "-f", shift)) == 0, toy.said
+    toy.check(reference, before)
 
 
 @fault(13, "two launches at once", "the second exits 73 and says who holds the sweep")
@@ -156,3 +198,51 @@ def test_two_signals(toy: Toy, reference: pd.DataFrame) -> None:
     assert launch.wait() == 130, toy.said
     assert not toy.processes()
     toy.finish(reference, toy.completed())
+
+
+@slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may be another host")
+@fault(15, "a launch that was taken for dead wakes up", "it commits nothing and leaves")
+def test_a_zombie_wakes(toy: Toy, reference: pd.DataFrame) -> None:
+    zombie = start_and_hold(toy, reference.index[5])
+    asleep = toy.processes()
+    for process in asleep:
+        process.suspend()
+    before = toy.completed()
+    # The other host waits for a minute until it believes that nobody lives here.
+    other = ("unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh")
+    assert toy.run("resume", toy.store, "--quiet", before=other) == 0, toy.said
+    pd.testing.assert_frame_equal(toy.frame(), reference, check_exact=True)
+    after = toy.completed()
+    for process in asleep:
+        process.resume()
+    assert zombie.wait(SECONDS) == 75
+    assert toy.completed() == after
+    toy.check(reference, before)
+
+
+@slow
+@fault(25, "a huge grid", "refused before anything is spent")
+def test_a_huge_grid(toy: Toy) -> None:
+    toy.write_grid(name="x" * 2_000_000)
+    assert toy.launch() == 2
+    assert not toy.store.exists()
+
+
+@slow
+@fault(28, "the grid is edited between launches", "completed trials leave only if one agrees")
+def test_the_grid_is_edited(toy: Toy, reference: pd.DataFrame) -> None:
+    assert toy.launch() == 0, toy.said
+    before = toy.completed()
+    axes = dict(GRID["axes"])
+    toy.write_grid(axes={**axes, "training.learning_rate": [1e-4, 4e-4]})
+    assert toy.launch() == 2
+    assert "--yes" in toy.said
+    assert toy.run("launch", "grid.yaml", "--quiet", "--yes") == 0, toy.said
+    assert len(toy.frame()) == 8
+    assert before.items() <= toy.completed().items()
+    toy.write_grid()
+    assert toy.run("launch", "grid.yaml", "--quiet", "--yes") == 0, toy.said
+    toy.check(reference, before)
+    # What came back was not trained again.
+    assert all(toy.attempts(id) == ["completed"] for id in before)
