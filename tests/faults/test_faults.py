@@ -1,5 +1,6 @@
 """Every fault that a sweep must survive, injected for real."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -246,3 +247,121 @@ def test_the_grid_is_edited(toy: Toy, reference: pd.DataFrame) -> None:
     toy.check(reference, before)
     # What came back was not trained again.
     assert all(toy.attempts(id) == ["completed"] for id in before)
+
+
+@slow
+@fault(19, "a loss that is not finite", "class `nan`, tried once, sorted last")
+def test_not_a_number(toy: Toy, reference: pd.DataFrame) -> None:
+    id = reference.index[5]
+    assert toy.launch(TOY_FAULT=f"nan:{id}") == 3, toy.said
+    assert toy.failures() == ["nan"]
+    assert toy.run("results", toy.store, "best", "-n", "12", "--json") == 0
+    before = toy.completed()
+    toy.finish(reference, before)
+
+
+@slow
+@fault(20, "every trial raises the same", "stopped after a few, with the last lines of one")
+def test_every_trial_raises(toy: Toy, reference: pd.DataFrame) -> None:
+    assert toy.launch(TOY_FAULT="raise:") == 3, toy.said
+    assert "nothing is what it seems" in toy.said
+    tried = {id for id in reference.index if toy.attempts(id)}
+    assert len(tried) < len(reference)
+    toy.finish(reference, toy.completed())
+
+
+@slow
+@fault(22, "a trial takes more host memory than it asked for", "class `out_of_memory`")
+def test_host_memory(toy: Toy, reference: pd.DataFrame) -> None:
+    toy.write_grid(retries={"out_of_memory": 0})
+    assert toy.launch(TOY_FAULT=f"host_memory:{reference.index[5]}") == 3, toy.said
+    assert toy.failures() == ["out_of_memory"]
+    toy.finish(reference, toy.completed())
+
+
+@slow
+@fault(22, "Ray's own memory killer strikes again and again", "exit 75, nothing lost")
+def test_rays_memory_killer(toy: Toy, reference: pd.DataFrame) -> None:
+    assert toy.launch(RAY_memory_usage_threshold="0.0001", **SLOWLY) == 75, toy.said
+    toy.finish(reference, toy.completed())
+
+
+@slow
+@fault(23, "out of memory on a GPU", "class `out_of_memory`")
+def test_gpu_memory(toy: Toy, reference: pd.DataFrame) -> None:
+    toy.write_grid(retries={"out_of_memory": 0})
+    assert toy.launch(TOY_FAULT=f"gpu_memory:{reference.index[5]}") == 3, toy.said
+    assert toy.failures() == ["out_of_memory"]
+    toy.finish(reference, toy.completed())
+
+
+@slow
+@fault(24, "a trial hangs, with a child that ignores SIGTERM", "class `timeout`, and all is ended")
+def test_a_hang(toy: Toy, reference: pd.DataFrame) -> None:
+    toy.write_grid(retries={"timeout": 0}, resources={"memory_gb": 1.0, "timeout_minutes": 0.1})
+    assert toy.launch(TOY_FAULT=f"grandchild:{reference.index[5]}") == 3, toy.said
+    assert toy.failures() == ["timeout"]
+    assert not toy.processes(word="time.sleep")
+    toy.write_grid()
+    toy.finish(reference, toy.completed())
+
+
+@slow
+@fault(27, "the file system hiccups (EIO, ESTALE)", "asked again, nobody notices")
+def test_hiccups(toy: Toy, reference: pd.DataFrame) -> None:
+    assert toy.launch(TOY_FAULT=f"hiccup:{reference.index[5]}") == 0, toy.said
+    assert toy.failures() == []
+    toy.check(reference, {})
+
+
+@slow
+@fault(30, "lanes cannot even be started", "the sweep stops before thousands fail")
+def test_lanes_do_not_start(toy: Toy, reference: pd.DataFrame) -> None:
+    assert toy.launch(TOY_FAULT="import") == 3, toy.said
+    assert set(toy.failures()) == {"environment"}
+    assert len(toy.failures()) < 5
+    toy.finish(reference, {})
+
+
+@slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@fault(8, "the disk is full in mid-sweep", "exit 74, nothing lost, completes once there is room")
+def test_a_full_disk(toy: Toy, reference: pd.DataFrame) -> None:
+    disk = toy.folder / "runs"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", disk], check=True)
+    try:
+        launch = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)
+        toy.wait_for_trials(2)
+        ballast = disk / "ballast"
+        fill(ballast)
+        assert launch.wait(SECONDS) == 74, toy.said
+        before = toy.completed()
+        ballast.unlink()
+        toy.finish(reference, before)
+    finally:
+        wait_for(lambda: not toy.processes())
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@slow
+@fault(10, "a byte of the plan is flipped", "told, planned anew by `launch`, nothing trained again")
+def test_a_flipped_byte(toy: Toy, reference: pd.DataFrame) -> None:
+    assert toy.launch() == 0, toy.said
+    before = toy.completed()
+    (part,) = toy.store.glob("plan/*.parquet")
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    part.write_bytes(content)
+    assert toy.resume() == 2
+    assert part.name in toy.said
+    assert toy.launch() == 0, toy.said
+    toy.check(reference, before)
+    assert all(toy.attempts(id) == ["completed"] for id in reference.index)

@@ -1,13 +1,16 @@
 """A lane that trains nothing: results are a function of the trial's id, steps are naps.
 
 Everything else is real: the lane, its process, checkpoints, history, commits, failpoints.
-`TOY_STEPS` and `TOY_SECONDS` say how many steps a trial has and how long each takes.
+`TOY_STEPS` and `TOY_SECONDS` say how many steps a trial has and how long each takes,
+`TOY_FAULT=nan:3fa8` what goes wrong with trials whose ids begin so.
 
 Run as a command it is `kdsweep` with this lane in the place of the one that trains.
 """
 
+import errno
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -21,6 +24,7 @@ from kdsweep.sweep import cli
 from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.lane import main
 from kdsweep.sweep.work import Keeper, Work
+from kdsweep.trainers.errors import DivergedError
 from kdsweep.trainers.reports import (
     Finished,
     Interrupted,
@@ -59,6 +63,8 @@ class ToyKeeper(Keeper):
                 yield Interrupted(step - 1)
                 return
             time.sleep(SECONDS)
+            if work.what == "trial":
+                go_wrong(work.id)
             yield Row(step, {"select/primary": score(work.id, step)})
             yield Saving(step)
             _checkpoint(work.folder / "checkpoints" / f"step-{step}")
@@ -78,6 +84,44 @@ class ToyKeeper(Keeper):
             predictions=Predictions(select=_said(work.id), report=_said(work.id)),
             save_student=_save,
         )
+
+
+def go_wrong(id: str) -> None:
+    """Do what `TOY_FAULT` asks for, if it means this trial."""
+    kind, _, prefix = os.environ.get("TOY_FAULT", "").partition(":")
+    if not kind or not id.startswith(prefix):
+        return
+    match kind:
+        case "nan":
+            raise DivergedError(loss="loss is nan", step=1, learning_rate=1.0)
+        case "raise":
+            raise RuntimeError("nothing is what it seems")
+        case "gpu_memory":
+            import torch
+
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        case "host_memory":
+            hoard = []
+            while True:
+                hoard.append(bytearray(os.urandom(1 << 20) * 64))
+                time.sleep(0.05)
+        case "hiccup":
+            link, numbers = os.link, iter((errno.EIO, errno.ESTALE))
+
+            def hiccup(source: str, target: str) -> None:
+                if (number := next(numbers, None)) is not None:
+                    raise OSError(number, os.strerror(number))
+                link(source, target)
+
+            os.link = hiccup
+        case "grandchild":
+            # It leaves the lane's process group, and nothing that can be ignored ends it.
+            ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            words = [sys.executable, "-c", f"{ignore}time.sleep(1e6)"]
+            subprocess.Popen(words, start_new_session=True)
+            time.sleep(10**6)
+        case _:
+            raise ValueError(kind)
 
 
 def _checkpoint(folder: Path) -> None:
@@ -100,6 +144,8 @@ def choose(name: cli.ExecutorName, address: str, max_concurrent: int | None) -> 
 
 
 if __name__ == "__main__":
+    if os.environ.get("TOY_FAULT") == "import":
+        raise ImportError("nothing to import")
     if sys.argv[1].isdecimal():
         main(ToyKeeper())
     cli._choose = choose
