@@ -1,20 +1,10 @@
 """Failures that look alike, counted together."""
 
-import hashlib
-import re
-
 import pandas as pd
 
-_VARYING = re.compile(r"0x[0-9a-fA-F]+|[0-9a-f]{8,}|\d+(\.\d+)?(e[+-]?\d+)?")
+from .fingerprint import fingerprint
 
 COLUMNS = ("failure_class", "fingerprint", "count", "what", "first", "error")
-
-
-def fingerprint(error: str) -> str:
-    """Eight digits that errors share which differ in numbers, addresses and ids alone."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
-    alike = _VARYING.sub("#", lines[-1]) if lines else ""
-    return hashlib.sha256(alike.encode()).hexdigest()[:8]
 
 
 def group_failures(**frames: pd.DataFrame) -> pd.DataFrame:

@@ -2,16 +2,29 @@
 
 A writer makes a temporary file beside the target: with a leading dot and without the target's
 ending, so that no reader takes it for a part. Only a finished, synced file gets the real name.
+What a disk or a network file system refuses for a moment is tried again for a few seconds.
 """
 
+import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _TEMPORARY = ".tmp"
+
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
+"""Errors of a disk or a network file system that the next try may not meet."""
+
+PAUSES_SECONDS = (0.1, 0.5, 2.5)
+"""Between tries."""
+
+
+class UnwritableError(OSError):
+    """A disk or network file system refuses to keep something, however often it is asked."""
 
 
 def allow() -> None:
@@ -30,27 +43,39 @@ def publish(
 
     Raises:
         FileExistsError: The name is taken; its file is untouched.
+        UnwritableError: The disk refuses.
     """
     with _temporary(path) as temporary:
-        write(temporary)
-        sync(temporary)
-        fence()
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            # A network file system may lose its answer and be asked again for what it has done.
-            if not path.samefile(temporary):
-                raise FileExistsError(f"{path} exists already") from None
-    sync(path.parent)
+
+        def appear() -> None:
+            fence()
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                # A network file system may lose its answer to what it has done.
+                if not path.samefile(temporary):
+                    raise FileExistsError(f"{path} exists already") from None
+
+        _patiently(lambda: _fill(temporary, write))
+        _patiently(appear)
+    _patiently(lambda: sync(path.parent))
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file that may exist: readers see the old content or the new, never a mixture."""
-    with _temporary(path) as temporary:
-        write(temporary)
-        sync(temporary)
+    """Write a file that may exist: readers see the old content or the new, never a mixture.
+
+    Raises:
+        UnwritableError: The disk refuses.
+    """
+
+    def appear() -> None:
+        _fill(temporary, write)
         temporary.replace(path)
-    sync(path.parent)
+
+    with _temporary(path) as temporary:
+        # Once it has its name, the file would have to be written anew.
+        _patiently(appear)
+    _patiently(lambda: sync(path.parent))
 
 
 def publish_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -58,15 +83,21 @@ def publish_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
     Raises:
         FileExistsError: There is a folder of this name; it is untouched.
+        UnwritableError: The disk refuses.
     """
     temporary = _temporary_path(folder)
-    temporary.mkdir(mode=0o700)
-    try:
+
+    def fill() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
         write(temporary)
         for place, _, names in os.walk(temporary):
             for name in names:
                 sync(Path(place, name))
             sync(Path(place))
+
+    try:
+        _patiently(fill)
         if folder.exists():
             raise FileExistsError(f"{folder} exists already")
         try:
@@ -77,7 +108,7 @@ def publish_folder(folder: Path, write: Callable[[Path], None]) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    sync(folder.parent)
+    _patiently(lambda: sync(folder.parent))
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -95,6 +126,32 @@ def remove_temporaries(folder: Path) -> None:
 def is_temporary(name: str) -> bool:
     """Whether a name is that of a file or folder which a writer has not finished."""
     return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+def _fill(path: Path, write: Callable[[Path], None]) -> None:
+    # Written again from its beginning at each try: after a sync that failed, the system may have
+    # forgotten what it could not write, and the next sync would succeed without it.
+    write(path)
+    sync(path)
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    """Act, and again where a disk's error may pass.
+
+    Raises:
+        UnwritableError: It has not passed.
+    """
+    for pause in (*PAUSES_SECONDS, None):
+        try:
+            act()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            if pause is None:
+                raise UnwritableError(error.errno, error.strerror, error.filename) from error
+            time.sleep(pause)
+        else:
+            return
 
 
 def _temporary_path(path: Path) -> Path:

@@ -37,32 +37,42 @@ class Resources(Spec):
     gpus: NonNegative = 0.0
     """GPUs, or a share of one."""
     memory_gb: Positive = 4.0
-    """Host memory."""
+    """Host memory (GiB); a trial whose own memory (0.3 of it PyTorch's; files that are mapped, such
+    as kept teacher outputs, do not count) is larger is ended as `out_of_memory`."""
     timeout_minutes: Positive = 60.0
-    """A trial that takes longer is stopped and counted as `timeout`."""
+    """A trial that takes longer is ended and counted as `timeout`."""
+    stall_minutes: Positive = 15.0
+    """A trial that takes no step for so long, once it has begun to, is ended as `stalled`."""
 
 
 class Retries(Spec):
     """How often a trial is tried again, by the class of its failure.
 
     A plain number stands for the classes that a trial itself causes and that may pass by
-    themselves: `error`, `timeout` and `signal`; the others keep their defaults.
+    themselves: `error`, `timeout`, `stalled` and `signal`; the others keep their defaults. Each
+    class counts alone: a lost worker uses up nothing of what an error may.
     """
 
     error: Tries = 1
     """An exception in the trial."""
     nan: Tries = 0
     """A loss that is not finite; the next attempt would see the same numbers."""
+    out_of_memory: Tries = 3
+    """Memory of the GPU, even with one row of a batch at a time, or of the host."""
     timeout: Tries = 1
     """Longer than `resources.timeout_minutes`."""
+    stalled: Tries = 1
+    """No step for `resources.stall_minutes`."""
     signal: Tries = 2
-    """The lane was killed or crashed."""
+    """The lane crashed or was killed."""
     worker_lost: Tries = 10
     """The worker or its host went away."""
-    out_of_memory: Tries = 3
-    """Memory of the GPU or the host."""
+    preempted: Tries = 100
+    """The host asked the lane to leave (SIGTERM); the next attempt goes on from its checkpoint."""
     environment: Tries = 0
-    """Files, packages or disk space; a person has to mend it."""
+    """Files, packages or devices; a person has to mend it."""
+    cancelled: Tries = 0
+    """A person asked that it end."""
 
     def allowed(self, failure_class: str) -> int:
         """How many retries a failure of this class has; an unknown class counts as `error`."""
@@ -72,7 +82,7 @@ class Retries(Spec):
 
 def _by_class(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
-        return {"error": value, "timeout": value, "signal": value}
+        return dict.fromkeys(("error", "timeout", "stalled", "signal"), value)
     return value
 
 

@@ -2,11 +2,16 @@
 
 import heapq
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from .failures import wait_seconds
 from .work import Outcome
+
+NO_WAITS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class Agenda:
         allowed: Callable[[str], int],
         failures: Mapping[str, Counter[str]],
         unusable: Collection[str] = (),
+        waits: Mapping[str, float] = NO_WAITS,
+        wait: Callable[[str, str, int], float] = wait_seconds,
+        at_first: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an agenda of all that is planned and not completed.
 
@@ -36,9 +45,19 @@ class Agenda:
             allowed: How many failures of a class are tried again.
             failures: Failures so far that count against those retries, by item and class.
             unusable: Items that are completed, and nothing may build on.
+            waits: Seconds until items that failed before may be tried again.
+            wait: The same for a failure to come, from the item's id, the class, and which of its
+                failures of that class it is, counted from 1.
+            at_first: Most items at once until `open_up`; None: no limit.
+            clock: Seconds that never jump.
         """
         self._lock = threading.RLock()
         self._allowed = allowed
+        self._wait = wait
+        self._at_first = at_first
+        self._clock = clock
+        now = clock()
+        self._due = {id: now + seconds for id, seconds in waits.items() if seconds > 0}
         self._failures = defaultdict(Counter, {id: Counter(n) for id, n in failures.items()})
         self._ids = [item.id for item in items]
         self._place = {id: n for n, id in enumerate(self._ids)}
@@ -50,6 +69,7 @@ class Agenda:
             for other in awaited:
                 self._dependents[other].append(id)
         self._ready: list[int] = []
+        self._waiting: list[tuple[float, int]] = []
         self._draining = False
         self.running: list[str] = []
         self.completed: list[str] = []
@@ -64,7 +84,8 @@ class Agenda:
     def take(self) -> str | None:
         """The next item to run; None when none is ready, and for ever once draining."""
         with self._lock:
-            if self._draining or not self._ready:
+            self._wake()
+            if self._draining or not self._ready or self._is_full:
                 return None
             id = self._ids[heapq.heappop(self._ready)]
             self.running.append(id)
@@ -87,16 +108,20 @@ class Agenda:
                 case "completed":
                     self.failed.append(id)
                 case "failed":
-                    self._failures[id][outcome.failure_class or "error"] += 1
+                    kind = outcome.failure_class or "error"
+                    self._failures[id][kind] += 1
                     if self._is_used_up(id):
                         self.failed.append(id)
                     else:
+                        self._due[id] = self._clock() + self._wait(
+                            id, kind, self._failures[id][kind]
+                        )
                         self._offer(id)
                 case "interrupted" if not self._draining:
                     self._offer(id)
                 case "interrupted":
                     self.interrupted.append(id)
-                case "overtaken":
+                case "overtaken" | "unwritable":
                     self.interrupted.append(id)
                     self._draining = True
 
@@ -105,6 +130,11 @@ class Agenda:
         with self._lock:
             self._draining = True
 
+    def open_up(self) -> None:
+        """From now on as many items run at once as there is room for."""
+        with self._lock:
+            self._at_first = None
+
     @property
     def is_draining(self) -> bool:
         """Whether nothing more will be started."""
@@ -112,9 +142,31 @@ class Agenda:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs and nothing can start."""
+        """Whether nothing runs and nothing can start, now or later."""
         with self._lock:
-            return not self.running and (self._draining or not self._ready)
+            return not self.running and (self._draining or not (self._ready or self._waiting))
+
+    @property
+    def num_waiting(self) -> int:
+        """How many items wait for the time at which they are tried again."""
+        with self._lock:
+            self._wake()
+            return len(self._waiting)
+
+    def seconds_until_due(self) -> float | None:
+        """Until an item can be taken, as far as time decides: 0 if one can now, None if none."""
+        with self._lock:
+            self._wake()
+            if self._draining or not (self._ready or self._waiting):
+                return None
+            return 0.0 if self._ready else self._waiting[0][0] - self._clock()
+
+    def waits_for(self, id: str) -> float | None:
+        """Seconds until an item that failed is tried again; None where it waits for no time."""
+        with self._lock:
+            dues = (due for due, place in self._waiting if self._ids[place] == id)
+            due = next(dues, None)
+            return None if due is None else max(0.0, due - self._clock())
 
     @property
     def blocked(self) -> list[str]:
@@ -136,8 +188,22 @@ class Agenda:
     def __len__(self) -> int:
         return len(self._ids)
 
+    @property
+    def _is_full(self) -> bool:
+        return self._at_first is not None and len(self.running) >= self._at_first
+
     def _offer(self, id: str) -> None:
-        heapq.heappush(self._ready, self._place[id])
+        due = self._due.pop(id, None)
+        if due is None:
+            heapq.heappush(self._ready, self._place[id])
+        else:
+            heapq.heappush(self._waiting, (due, self._place[id]))
+
+    def _wake(self) -> None:
+        """Make ready what has waited long enough."""
+        now = self._clock()
+        while self._waiting and self._waiting[0][0] <= now:
+            heapq.heappush(self._ready, heapq.heappop(self._waiting)[1])
 
     def _release(self, id: str) -> None:
         for dependent in self._dependents[id]:

@@ -417,6 +417,10 @@ def _finish(ended: "Ended") -> NoReturn:
             raise typer.Exit(INTERRUPTED)
         case "SIGTERM" | "stop" | "overtaken" | "cluster lost":
             raise typer.Exit(STOPPED)
+        case "failures alike":
+            raise typer.Exit(FAILED)
+        case "unwritable":
+            raise typer.Exit(UNWRITABLE)
         case None:
             raise typer.Exit(FAILED if ended.failed else STOPPED if ended.left else OK)
 

@@ -54,6 +54,8 @@ class Dispatch:
             pinned=self._pinned,
             reads=self._reads.get(row.depends_on[0], ()) if row.depends_on else (),
             timeout_seconds=self._grid.resources.timeout_minutes * 60,
+            stall_seconds=self._grid.resources.stall_minutes * 60,
+            memory_gb=self._grid.resources.memory_gb,
             checkpoint_seconds=CHECKPOINT_SECONDS,
             keep_students=keep.students != "none",
             keep_predictions=keep.predictions,

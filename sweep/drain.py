@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Literal
 
@@ -16,7 +16,9 @@ from .lock import Lock, drain_request
 GRACE_SECONDS = 6.0
 """Time for lanes to checkpoint before the launch ends at once."""
 
-Asked = Literal["SIGINT", "SIGTERM", "stop", "overtaken", "cluster lost"]
+Asked = Literal[
+    "SIGINT", "SIGTERM", "stop", "overtaken", "cluster lost", "failures alike", "unwritable"
+]
 
 
 class Drain:
@@ -28,18 +30,22 @@ class Drain:
         self._tell = tell
         self._since = 0.0
         self.asked: Asked | None = None
+        self.why: str | None = None
+        """What a person should know of it, where the sweep itself was the reason."""
 
-    def ask(self, by: Asked) -> None:
+    def ask(self, by: Asked, why: str | None = None) -> None:
         """Start nothing more and have the lanes checkpoint; asking again changes nothing."""
         if self.asked is not None:
             return
-        self.asked = by
+        self.asked, self.why = by, why
         self._since = time.monotonic()
         self._agenda.drain()
-        drain_request(self._lock.locks, self._lock.epoch).touch(mode=0o600)
+        # On a full disk there may be no room for a name; then the lanes see that by themselves.
+        with suppress(OSError):
+            drain_request(self._lock.locks, self._lock.epoch).touch(mode=0o600)
         self._tell(
-            f"{by}: nothing new is started, and what runs stops and keeps what it has trained so "
-            "far; a second Ctrl-C ends it at once"
+            f"{why or by}: nothing new is started, and what runs stops and keeps what it has "
+            "trained so far; a second Ctrl-C ends it at once"
         )
 
     def look(self) -> None:

@@ -1,6 +1,7 @@
 """How work is run: the interface, and the executor that runs it in this very process."""
 
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from .work import Keeper, Outcome, Work, run
 
 CONNECT_SECONDS = 5.0
 MOST_PORT = 65535
+TICK_SECONDS = 0.25
 
 MakeWork = Callable[[str], Work]
 """From an item's id to its next attempt."""
@@ -107,6 +109,14 @@ def _host_and_port(address: str) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if is_host and is_port else None
 
 
+def wait_until_due(agenda: Agenda) -> bool:
+    """Return True once an item can be taken, False if none ever will; for when nothing runs."""
+    while seconds := agenda.seconds_until_due():
+        # Whoever asks the launch to leave must not wait as long as a trial that failed.
+        time.sleep(min(seconds, TICK_SECONDS))
+    return seconds is not None
+
+
 class Executor(Protocol):
     """Runs an agenda's items until nothing runs and nothing can start."""
 
@@ -124,7 +134,7 @@ class Serial:
         """Return once the agenda is over."""
         del hear
         keeper = Keeper()
-        while (id := agenda.take()) is not None:
+        while wait_until_due(agenda) and (id := agenda.take()) is not None:
             work = make_work(id)
             outcome = run(work, keeper=keeper, stop=lambda: agenda.is_draining, beat=lambda _: None)
             settle(work, outcome)

@@ -1,10 +1,11 @@
 """The main job: plan, take the sweep, run what is missing, say how it ended."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from ..search_spaces.plugins import changed, code_of_its_own, plugin_losses, rea
 from ..search_spaces.texts import Text
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
+from .breaker import AT_FIRST, Breaker
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
 from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
@@ -28,6 +30,7 @@ from .lock import Lock, take
 from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
 from .progress import Progress
+from .retrying import failures_by_class, waits
 from .students import keep_best_student
 from .watch import Watch
 from .words import named, where_ids_are
@@ -53,6 +56,8 @@ class Ended:
     left: int
     """Pieces of work that this launch neither completed nor gave up."""
     asked: Asked | None
+    why: str | None
+    """Of `asked`, where the sweep itself was the reason."""
     refused: tuple[Problem, ...]
     """Teachers below their floor."""
 
@@ -301,16 +306,18 @@ def _run(
         if (problem := below_floor(config_of(row).teacher, _values(attempts, id)))
     }
     refused = list(too_weak.values())
+    trials = {id for id, row in planned.items() if row.what == "trial"}
     todo = _wanted(planned, done - too_weak.keys() - _removed_stages(sweep, planned), only)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in todo],
         allowed=grid.retries.allowed,
-        failures={} if fresh else _failures(attempts),
+        failures={} if fresh else failures_by_class(attempts),
         unusable=too_weak.keys(),
+        waits=waits(attempts, allowed=grid.retries.allowed, fresh=fresh, now=datetime.now(UTC)),
+        at_first=None if done & trials else AT_FIRST,
     )
-    trials = {id for id, row in planned.items() if row.what == "trial"}
     if agenda.is_over:
-        return _ended(sweep, lock, agenda, trials, done, asked=None, refused=tuple(refused))
+        return _ended(sweep, lock, agenda, trials, done, drain=None, refused=tuple(refused))
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
     progress = Progress(
@@ -324,6 +331,7 @@ def _run(
     drain = Drain(agenda, lock, progress.tell)
     log = lock.locks / f"{lock.epoch:06d}.log"
     run = executor.make(grid.resources, log=log, tell=progress.tell)
+    breaker = Breaker()
 
     def settle(work: Work, outcome: Outcome) -> None:
         problem = None
@@ -333,6 +341,12 @@ def _run(
             refused.append(problem)
         agenda.settle(work.id, outcome, is_usable=problem is None)
         progress.note(work, outcome)
+        if outcome.status == "unwritable":
+            drain.ask("unwritable", outcome.error)
+        if (why := breaker.note(work, outcome)) is not None and not agenda.is_over:
+            drain.ask("failures alike", why)
+        if breaker.is_proven:
+            agenda.open_up()
         if work.what == "trial" and outcome.status == "completed":
             group = scores[work.group_id]
             group[work.id] = float(outcome.values["select/primary/best"] or 0)
@@ -352,7 +366,7 @@ def _run(
             )
     # A lane that was killed in the middle of a file could not remove it.
     sweep.remove_temporaries()
-    return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
+    return _ended(sweep, lock, agenda, trials, done, drain=drain, refused=tuple(refused))
 
 
 def _tidy(
@@ -373,7 +387,7 @@ def _ended(
     trials: set[str],
     done: set[str],
     *,
-    asked: Asked | None,
+    drain: Drain | None,
     refused: tuple[Problem, ...],
 ) -> Ended:
     now = trials & set(agenda.completed)
@@ -386,21 +400,14 @@ def _ended(
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
         left=len(agenda) - len({*agenda.completed, *agenda.failed, *agenda.blocked}),
-        asked=asked,
+        asked=drain.asked if drain else None,
+        why=drain.why if drain else None,
         refused=refused,
     )
 
 
 def _completed(attempts: Sequence[Attempt]) -> set[str]:
     return {attempt.id for attempt in attempts if attempt.status == "completed"}
-
-
-def _failures(attempts: Sequence[Attempt]) -> dict[str, Counter[str]]:
-    failures: dict[str, Counter[str]] = defaultdict(Counter)
-    for attempt in attempts:
-        if attempt.status == "failed":
-            failures[attempt.id][attempt.failure_class or "error"] += 1
-    return failures
 
 
 def _scores_by_group(attempts: Sequence[Attempt]) -> dict[str, dict[str, float]]:
@@ -450,7 +457,7 @@ def _chosen(
     attempts = sweep.read_attempts()
     done = _completed(attempts)
     planned = {str(row.id) for row in rows if row.what != "skipped"}
-    failed = (_failures(attempts).keys() & planned) - done
+    failed = (failures_by_class(attempts).keys() & planned) - done
     if failed:
         return frozenset(failed)
     told = "no trial has failed"

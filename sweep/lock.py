@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -113,11 +114,15 @@ class Lock:
         check_epoch(self.locks, self.epoch)
 
     def release(self) -> None:
-        """Mark an orderly end, so that the next launch need not ask whether this one lives."""
-        released = self.locks / f"{self.epoch:06d}.released"
-        released.touch(mode=0o600, exist_ok=True)
-        drain_request(self.locks, self.epoch).unlink(missing_ok=True)
-        (self.locks / f"{self.epoch:06d}.beat").unlink(missing_ok=True)
+        """Mark an orderly end, so that the next launch need not ask whether this one lives.
+
+        On a full disk it stays unmarked, and the next launch asks.
+        """
+        with suppress(OSError):
+            released = self.locks / f"{self.epoch:06d}.released"
+            released.touch(mode=0o600, exist_ok=True)
+            drain_request(self.locks, self.epoch).unlink(missing_ok=True)
+            (self.locks / f"{self.epoch:06d}.beat").unlink(missing_ok=True)
 
 
 def drain_request(locks: Path, epoch: int) -> Path:

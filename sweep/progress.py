@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..results.fingerprint import cause
 from .agenda import Agenda
 from .words import clock, count
 from .work import Outcome, Work
@@ -88,10 +89,10 @@ class Progress:
                     f"report {outcome.values['report/primary']:.4f}"
                 )
         if outcome.status == "failed":
-            self._tell(
-                f"{outcome.failure_class}: {work.what} {work.id} ({name}): {_cause(outcome)}",
-                style="red",
-            )
+            told = f"{work.what} {work.id} ({name}): {cause(outcome.error or '')}"
+            wait = self._agenda.waits_for(work.id)
+            again = "" if wait is None else f"; tried again in {clock(wait)}"
+            self._tell(f"{outcome.failure_class}: {told}{again}", style="red")
 
     def refresh(self) -> None:
         """Draw again, or print a line when it is time for one."""
@@ -134,6 +135,8 @@ class Progress:
             parts.append(f"running {self._names[trials[0]]}{others}")
         if agenda.failed:
             parts.append(f"{len(agenda.failed)} failed")
+        if waiting := agenda.num_waiting:
+            parts.append(f"{waiting} waiting to be tried again")
         parts.append(f"{clock(time.monotonic() - self._started)} elapsed")
         if (left := self._seconds_left()) is not None:
             parts.append(f"about {clock(left)} left")
@@ -160,9 +163,3 @@ class Progress:
         )
         running = [Text(f"  running {id}  {self._names[id]}", style="dim") for id in agenda.running]
         return Group(bar, *running[:8])
-
-
-def _cause(outcome: Outcome) -> str:
-    """The line of an error that names it; tracebacks and mends are indented."""
-    lines = [line for line in (outcome.error or "").splitlines() if line[:1].strip()]
-    return lines[-1] if lines else ""

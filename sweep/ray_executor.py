@@ -25,7 +25,7 @@ from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.grid import Resources
 from .agenda import Agenda
 from .errors import ClusterLostError, ClusterUnreachableError
-from .executors import Hear, MakeWork, Settle
+from .executors import Hear, MakeWork, Settle, wait_until_due
 from .failures import LAST_LINES, describe_exit
 from .work import Outcome, Work, fail
 
@@ -67,7 +67,7 @@ class RayExecutor:
         """
         deaths: deque[float] = deque(maxlen=MOST_DEATHS)
         was_up = False
-        while not agenda.is_over:
+        while wait_until_due(agenda):
             with Driver(self.lane, self.log) as driver:
                 served = _Served(driver, agenda, make_work, settle, hear)
                 try:
@@ -135,7 +135,7 @@ class _Served:
                 case {"wave": "over"}:
                     self.lose("Ray Tune lost sight of this attempt")
                     self._in_wave = 0
-                    if self.agenda.is_over:
+                    if not wait_until_due(self.agenda):
                         self.driver.leave()
                         return None
                     self.driver.send({"go": True})

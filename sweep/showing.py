@@ -161,6 +161,14 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
         counts.append(f"{ended.blocked} blocked by a teacher that failed")
     notes.print(", ".join(counts), highlight=False)
     folder = ended.folder
+    match ended.asked:
+        case "failures alike":
+            notes.print(f"stopped: {ended.why}", highlight=False, markup=False)
+        case "unwritable":
+            notes.print(f"cannot be written: {ended.why}", highlight=False, markup=False)
+            notes.print("what was completed is safe; make room or mend the disk", highlight=False)
+        case _:
+            pass
     if ended.asked is not None or ended.failed:
         notes.print(f"go on with: kdsweep resume {folder}", highlight=False)
     if ended.failed:

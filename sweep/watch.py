@@ -7,6 +7,7 @@ from typing import Self
 
 from .agenda import Agenda
 from .drain import Drain
+from .failures import is_unwritable
 from .lock import BEAT_SECONDS, Lock
 
 log = logging.getLogger("kdsweep")
@@ -51,6 +52,9 @@ class Watch:
                 self._refresh()
                 if ticks % ticks_per_beat == 0:
                     self._lock.beat(ticks // ticks_per_beat, self._agenda.running)
-            except Exception:
+            except Exception as error:
+                if is_unwritable(error):
+                    self._drain.ask("unwritable", str(error))
+                    continue
                 # Without this thread there is no beat, and another host would take the sweep.
                 log.exception("the watch over the launch goes on")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
 from .errors import StaleEpochError
 from .failpoints import failpoint
-from .failures import classify, last_lines
+from .failures import Evidence, FailureClass, failure_of, is_unwritable
 from .lock import check_epoch
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Work(Frozen):
     pinned: Pinned
     reads: tuple[Feature, ...]
     timeout_seconds: float
+    stall_seconds: float
+    memory_gb: float
     checkpoint_seconds: float
     keep_students: bool
     keep_predictions: Literal["last", "best", "none"]
@@ -107,9 +110,10 @@ class Work(Frozen):
 
 
 class Outcome(Frozen):
-    """What came of an attempt; its row is already in the store unless it was overtaken."""
+    """What came of an attempt; its row is in the store, but for the last two statuses."""
 
-    status: Literal["completed", "failed", "interrupted", "overtaken"]
+    status: Literal["completed", "failed", "interrupted", "overtaken", "unwritable"]
+    """`unwritable`: something could not be stored, so the attempt has no row; `error` says what."""
     step: int = 0
     failure_class: str | None = None
     error: str | None = None
@@ -117,8 +121,8 @@ class Outcome(Frozen):
 
 
 @dataclass
-class _Attempted:
-    """What an attempt has told so far."""
+class Attempted:
+    """What is known of an attempt so far."""
 
     started: datetime
     step: int = 0
@@ -192,30 +196,83 @@ def settings_of(work: Work) -> "Settings":
     )
 
 
+def never() -> bool:
+    """Nobody asks."""
+    return False
+
+
 def run(
     work: Work,
     *,
     keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
+    is_preempted: Callable[[], bool] = never,
 ) -> Outcome:
-    """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures."""
-    store = Store(work.store)
-    attempted = _Attempted(datetime.now(UTC))
-    work.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _log_to(work.folder / "log.txt"):
-        try:
-            _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat)
-            status: Literal["completed", "interrupted"] = (
-                "interrupted" if attempted.interrupted else "completed"
+    """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures.
+
+    Args:
+        work: What to do.
+        keeper: What this process keeps from one piece of work to the next.
+        stop: Looked at before every step: whether to checkpoint and leave.
+        beat: Told the step of every row of the history.
+        is_preempted: Whether it is this process that has to leave, rather than the launch.
+    """
+    attempted = Attempted(datetime.now(UTC))
+    try:
+        work.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _log_to(work.folder / "log.txt"):
+            return _attempt(
+                work, attempted, keeper=keeper, stop=stop, beat=beat, is_preempted=is_preempted
             )
-            commit(work, attempted, status=status)
-        except StaleEpochError as error:
-            log.warning("%s: nothing is committed", error)
-            return Outcome(status="overtaken", step=attempted.step)
-        except Exception as error:
-            log.exception("%s %s failed at step %d", work.what, work.id, attempted.step)
-            return fail(work, classify(error), last_lines(error), attempted=attempted)
+    except StaleEpochError as error:
+        log.warning("%s: nothing is committed", error)
+        return Outcome(status="overtaken", step=attempted.step)
+    except Exception as error:
+        if not is_unwritable(error):
+            raise
+        return _unwritable(work, error, step=attempted.step)
+
+
+def _attempt(
+    work: Work,
+    attempted: Attempted,
+    *,
+    keeper: Keeper,
+    stop: Callable[[], bool],
+    beat: Callable[[int], None],
+    is_preempted: Callable[[], bool],
+) -> Outcome:
+    store = Store(work.store)
+    try:
+        _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat)
+        if attempted.interrupted and is_preempted():
+            told = f"SIGTERM asked the lane to leave; it did, after step {attempted.step}"
+            return fail(
+                work,
+                "preempted",
+                told,
+                attempted=attempted,
+                evidence={"failure/signal": "SIGTERM"},
+            )
+        status: Literal["completed", "interrupted"] = (
+            "interrupted" if attempted.interrupted else "completed"
+        )
+        commit(work, attempted, status=status)
+    except StaleEpochError:
+        raise
+    except Exception as error:
+        log.exception("%s %s failed at step %d", work.what, work.id, attempted.step)
+        if is_unwritable(error):
+            raise
+        failure = failure_of(error)
+        return fail(
+            work,
+            failure.failure_class,
+            failure.error,
+            attempted=attempted,
+            evidence=failure.evidence,
+        )
     if status == "completed":
         remove_checkpoints(store, work.id)
     return Outcome(status=status, step=attempted.step, values=attempted.values)
@@ -224,7 +281,7 @@ def run(
 def _consume(
     work: Work,
     store: Store,
-    attempted: _Attempted,
+    attempted: Attempted,
     *,
     keeper: Keeper,
     stop: Callable[[], bool],
@@ -267,7 +324,7 @@ def _consume(
 
 
 def _open_history(
-    work: Work, store: Store, attempted: _Attempted, resolved: "Resolved"
+    work: Work, store: Store, attempted: Attempted, resolved: "Resolved"
 ) -> HistoryWriter:
     attempted.resolved_json = json.dumps(resolved.values)
     if step := resolved.values["resumed_from_step"]:
@@ -307,7 +364,7 @@ def _keep(work: Work, store: Store, finished: "Finished") -> None:
 
 def commit(
     work: Work,
-    attempted: _Attempted,
+    attempted: Attempted,
     *,
     status: Literal["completed", "failed", "interrupted"],
     failure_class: str | None = None,
@@ -345,10 +402,16 @@ def commit(
 
 
 def fail(
-    work: Work, failure_class: str, error: str, *, attempted: _Attempted | None = None
+    work: Work,
+    failure_class: FailureClass,
+    error: str,
+    *,
+    attempted: Attempted | None = None,
+    evidence: Evidence = MappingProxyType({}),
 ) -> Outcome:
     """Commit a failure, from the lane itself or for a lane that can no longer speak."""
-    attempted = attempted or _Attempted(datetime.now(UTC))
+    attempted = attempted or Attempted(datetime.now(UTC))
+    attempted.values |= {"failure/step": attempted.step, **evidence}
     try:
         commit(work, attempted, status="failed", failure_class=failure_class, error=error)
     except StaleEpochError:
@@ -356,7 +419,17 @@ def fail(
     except FileExistsError:
         # The lane had committed before it was lost; its row is the truth.
         return _committed(work)
+    except OSError as refused:
+        if not is_unwritable(refused):
+            raise
+        return _unwritable(work, refused, step=attempted.step)
     return Outcome(status="failed", step=attempted.step, failure_class=failure_class, error=error)
+
+
+def _unwritable(work: Work, error: Exception, *, step: int) -> Outcome:
+    """The end of an attempt of which nothing can be stored."""
+    told = f"{error} (on host {socket.gethostname()}, for {work.what} {work.id})"
+    return Outcome(status="unwritable", step=step, error=told)
 
 
 def _committed(work: Work) -> Outcome:

@@ -14,11 +14,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+class BatchMemoryError(RuntimeError):
+    """Memory ran out with the batch in as many parts as it has rows."""
+
+    def __init__(self, error: BaseException, *, micro_batches: int) -> None:
+        self.micro_batches = micro_batches
+        super().__init__(f"not even one row of the batch at a time fits into memory: {error}")
+
+
 class DivergedError(Exception):
     """A loss is no longer finite; more steps cannot mend it."""
 
     def __init__(self, *, loss: str, step: int, learning_rate: float) -> None:
         self.step = step
+        self.learning_rate = learning_rate
         super().__init__(f"{loss} at step {step}; learning_rate is {learning_rate:g}")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .batches import Batch, collate, epoch_batches, steps_per_epoch
 from .checkpoint import Checkpoint, newest, publish
-from .errors import DivergedError, is_out_of_memory
+from .errors import BatchMemoryError, DivergedError, is_out_of_memory
 from .evaluate import evaluation_steps, predict, score_logits
 from .forward import forward
 from .language import hide_tokens
@@ -293,8 +293,10 @@ class _Run:
         try:
             return self._differentiate(batch, clock, measures_gradients=measures_gradients)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or self.micro_batches >= len(batch.rows):
+            if not is_out_of_memory(error):
                 raise
+            if self.micro_batches >= len(batch.rows):
+                raise BatchMemoryError(error, micro_batches=self.micro_batches) from error
             return None
 
     def _differentiate(

@@ -1,15 +1,23 @@
 """Files are whole or absent, and nobody overwrites another's."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kdsweep.results.files import publish, publish_folder, remove_temporaries, replace
+from kdsweep.results.files import (
+    UnwritableError,
+    publish,
+    publish_folder,
+    remove_temporaries,
+    replace,
+)
 
 
 def writing(text: str) -> Callable[[Path], object]:
@@ -131,6 +139,7 @@ def test_what_killed_writers_left_can_be_removed_and_nothing_else_is(tmp_path: P
 
 RACER = """
 import sys
+import time
 from pathlib import Path
 from kdsweep.results.files import publish
 
@@ -170,3 +179,71 @@ def test_of_processes_that_publish_one_name_exactly_one_wins(tmp_path: Path) -> 
         for number in numbers:
             assert (tmp_path / f"{number}.part").read_text() == name * 1000
     assert not list(tmp_path.glob(".*"))
+
+
+class Disk:
+    """Lets `os.fsync` meet an error a number of times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, *, times: int) -> None:
+        self._sync = os.fsync
+        self._number = number
+        self._left = times
+        self.paused: list[float] = []
+        monkeypatch.setattr(os, "fsync", self)
+        monkeypatch.setattr(time, "sleep", self.paused.append)
+
+    def __call__(self, descriptor: int) -> None:
+        if self._left:
+            self._left -= 1
+            raise OSError(self._number, os.strerror(self._number))
+        self._sync(descriptor)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EAGAIN])
+def test_an_error_that_passes_is_outlasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    disk = Disk(monkeypatch, number, times=3)
+    publish(tmp_path / "part", writing("whole"))
+    assert disk.paused == [0.1, 0.5, 2.5]
+    assert (tmp_path / "part").read_text() == "whole"
+    replace(tmp_path / "part", writing("other"))
+    assert (tmp_path / "part").read_text() == "other"
+    publish_folder(tmp_path / "folder", lambda folder: writing("inside")(folder / "file"))
+    assert (tmp_path / "folder" / "file").read_text() == "inside"
+
+
+def test_what_a_failed_sync_may_have_forgotten_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, errno.EIO, times=1)
+    written: list[Path] = []
+
+    def write(path: Path) -> None:
+        written.append(path)
+        path.write_text("whole")
+
+    publish(tmp_path / "part", write)
+    assert len(written) == 2
+
+
+@pytest.mark.parametrize("act", [publish, replace, publish_folder])
+def test_an_error_that_does_not_pass_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[..., None]
+) -> None:
+    def write(path: Path) -> None:
+        writing("whole")(path / "file" if act is publish_folder else path)
+
+    Disk(monkeypatch, errno.EIO, times=100)
+    with pytest.raises(UnwritableError) as caught:
+        act(tmp_path / "part", write)
+    assert caught.value.errno == errno.EIO
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch, errno.ENOSPC, times=1)
+    with pytest.raises(OSError, match="No space left"):
+        publish(tmp_path / "part", writing("whole"))
+    assert disk.paused == []
+    assert list(tmp_path.iterdir()) == []

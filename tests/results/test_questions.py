@@ -308,12 +308,15 @@ def test_failures_are_counted_by_class_and_by_what_they_have_in_common(store: St
 
 
 def test_errors_that_differ_in_numbers_and_addresses_share_a_fingerprint() -> None:
-    first = fingerprint(
-        "x\n  RuntimeError: size 12 at 0x7fab, trial 0123456789abcdef, loss 1e-4  \n"
-    )
+    first = fingerprint("x\nRuntimeError: size 12 at 0x7fab, trial 0123456789abcdef, loss 1e-4  \n")
     assert first == fingerprint("RuntimeError: size 9 at 0x1, trial fedcba9876543210, loss 0.5")
     assert first != fingerprint("RuntimeError: shape 9 at 0x1, trial fedcba9876543210, loss 0.5")
     assert fingerprint("") == fingerprint("\n")
+
+
+def test_what_mends_an_error_does_not_tell_it_apart() -> None:
+    mend = "\n    Re-plan: launch the grid again."
+    assert fingerprint(f"task: has changed{mend}") != fingerprint(f"teacher: has changed{mend}")
 
 
 def test_the_leaderboard_ranks_groups_and_drops_axes_that_do_not_vary(

@@ -354,7 +354,9 @@ def test_what_is_left_out_has_its_documented_default() -> None:
     ("written", "expected"),
     [
         ("", {"error": 1, "nan": 0, "signal": 2, "worker_lost": 10, "out_of_memory": 3}),
+        ("", {"stalled": 1, "preempted": 100, "environment": 0, "cancelled": 0}),
         ("retries: 0", {"error": 0, "timeout": 0, "signal": 0, "worker_lost": 10, "nan": 0}),
+        ("retries: 0", {"stalled": 0, "preempted": 100}),
         ("retries: 5", {"error": 5, "timeout": 5, "signal": 5, "nan": 0, "environment": 0}),
         ("retries: {nan: 1}", {"error": 1, "nan": 1, "signal": 2}),
     ],

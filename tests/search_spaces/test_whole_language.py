@@ -45,7 +45,7 @@ exclude:
 training: {{epochs: 3, batch_size: 32, dropout: 0.1, weight_decay: 0.01, warmup: 0.06, precision: auto, evaluate: {{times: 10}}}}
 search: {{method: grid}}
 early_stopping: null
-resources: {{cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60}}
+resources: {{cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60, stall_minutes: 15}}
 retries: 1
 keep: {{students: best_per_group, predictions: last}}
 budget: {{hours: null, trials: null}}

@@ -49,7 +49,7 @@ GRID: Mapping[str, Any] = {
         "batch_size": 16,
         "evaluate": {"times": 4},
     },
-    "resources": {"memory_gb": 0.5},
+    "resources": {"memory_gb": 1},
 }
 
 WriteGrid = Callable[..., Path]

@@ -1,11 +1,13 @@
 """The bookkeeping of what runs next."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsweep.sweep.agenda import Agenda, Item
+from kdsweep.sweep.executors import wait_until_due
 from kdsweep.sweep.work import Outcome
 
 COMPLETED = Outcome(status="completed")
@@ -15,7 +17,21 @@ FAILED = Outcome(status="failed", failure_class="error")
 def agenda_of(
     *items: Item, retries: int = 0, failures: dict[str, Counter[str]] | None = None
 ) -> Agenda:
-    return Agenda(items, allowed=lambda _: retries, failures=failures or {})
+    return Agenda(items, allowed=lambda _: retries, failures=failures or {}, wait=no_wait)
+
+
+def no_wait(id: str, failure_class: str, count: int) -> float:
+    return 0.0
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def test_items_run_in_the_order_in_which_they_are_listed() -> None:
@@ -53,7 +69,12 @@ def test_failures_of_earlier_launches_count() -> None:
 
 
 def test_each_class_of_failure_has_its_own_retries() -> None:
-    agenda = Agenda([Item("a")], allowed={"error": 0, "signal": 1}.__getitem__, failures={})
+    agenda = Agenda(
+        [Item("a")],
+        allowed={"error": 0, "signal": 1}.__getitem__,
+        failures={},
+        wait=no_wait,
+    )
     agenda.take()
     agenda.settle("a", Outcome(status="failed", failure_class="signal"))
     assert agenda.take() == "a"
@@ -131,3 +152,88 @@ def test_what_depends_on_something_unusable_is_blocked_from_the_start() -> None:
     assert agenda.failed == ["teacher"]
     assert agenda.blocked == ["trial"]
     assert [agenda.take(), agenda.take()] == ["other", None]
+
+
+def test_a_failed_item_waits_before_it_is_tried_again_and_others_run_meanwhile() -> None:
+    clock = Clock()
+    asked: list[tuple[str, str, int]] = []
+
+    def wait(id: str, failure_class: str, count: int) -> float:
+        asked.append((id, failure_class, count))
+        return 10.0 * count
+
+    items = [Item("a"), Item("b")]
+    agenda = Agenda(items, allowed=lambda _: 2, failures={}, wait=wait, clock=clock)
+    agenda.take()
+    agenda.settle("a", FAILED)
+    assert agenda.num_waiting == 1
+    assert agenda.waits_for("a") == 10.0
+    assert agenda.take() == "b"
+    assert agenda.take() is None
+    agenda.settle("b", COMPLETED)
+    assert not agenda.is_over
+    assert agenda.seconds_until_due() == 10.0
+    clock.now = 9.0
+    assert agenda.take() is None
+    assert agenda.seconds_until_due() == 1.0
+    clock.now = 10.0
+    assert agenda.seconds_until_due() == 0.0
+    assert agenda.waits_for("a") is None
+    assert agenda.take() == "a"
+    agenda.settle("a", FAILED)
+    assert agenda.seconds_until_due() == 20.0
+    assert asked == [("a", "error", 1), ("a", "error", 2)]
+
+
+def test_an_item_waits_out_what_is_left_of_an_earlier_launch() -> None:
+    clock = Clock(100.0)
+    agenda = Agenda(
+        [Item("a"), Item("b", ("a",))],
+        allowed=lambda _: 9,
+        failures={},
+        waits={"a": 3.0, "b": 5.0, "another": 1.0},
+        clock=clock,
+    )
+    assert agenda.take() is None
+    assert agenda.seconds_until_due() == 3.0
+    clock.now = 103.0
+    assert agenda.take() == "a"
+    assert agenda.seconds_until_due() is None
+    agenda.settle("a", COMPLETED)
+    assert agenda.seconds_until_due() == 2.0
+
+
+def test_who_waits_for_what_is_due_is_told_when_nothing_ever_will_be() -> None:
+    agenda = Agenda([Item("a")], allowed=lambda _: 1, failures={}, waits={"a": 0.05})
+    assert wait_until_due(agenda)
+    assert agenda.take() == "a"
+    agenda.settle("a", COMPLETED)
+    assert not wait_until_due(agenda)
+
+
+def test_what_waits_keeps_a_draining_agenda_from_nothing() -> None:
+    agenda = Agenda([Item("a")], allowed=lambda _: 1, failures={}, waits={"a": 3.0})
+    assert not agenda.is_over
+    agenda.drain()
+    assert agenda.is_over
+    assert agenda.seconds_until_due() is None
+
+
+def test_at_first_few_items_run_at_once_until_the_agenda_is_opened_up() -> None:
+    items = [Item(id) for id in "abcd"]
+    agenda = Agenda(items, allowed=lambda _: 0, failures={}, at_first=2)
+    assert [agenda.take(), agenda.take(), agenda.take()] == ["a", "b", None]
+    assert not agenda.is_over
+    agenda.settle("a", FAILED)
+    assert [agenda.take(), agenda.take()] == ["c", None]
+    agenda.open_up()
+    assert agenda.take() == "d"
+
+
+def test_an_attempt_that_could_not_be_stored_stops_the_launch_and_counts_as_no_failure() -> None:
+    agenda = agenda_of(Item("a"), Item("b"))
+    agenda.take()
+    agenda.settle("a", Outcome(status="unwritable", error="no space"))
+    assert agenda.take() is None
+    assert agenda.interrupted == ["a"]
+    assert agenda.failed == []

@@ -2,8 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from textwrap import dedent
 
 import psutil
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from kdsweep.results.store import Store
 from kdsweep.search_spaces import expand, load_grid
 from kdsweep.sweep.dispatch import Dispatch
-from kdsweep.sweep.lane_process import LaneProcess
+from kdsweep.sweep.lane_process import LaneProcess, private_memory
 from kdsweep.sweep.lock import take
 from kdsweep.sweep.pinned import new_sweep, pinned_for
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
@@ -20,26 +23,91 @@ from kdsweep.sweep.work import Outcome, Work
 WriteGrid = Callable[..., Path]
 
 
+Prepare = Callable[[Path], Work]
+
+
 @pytest.fixture
-def work(write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
-    """The preparation of the tiny grid's teacher."""
+def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """Makes a store for a grid, and gives the preparation of its teacher."""
     monkeypatch.setenv("KDSWEEP_CACHE_DIR", str(tmp_path / "cache"))
-    grid = load_grid(write_grid())
-    content = Content()
-    rows = plan_rows(expand(grid, ContentFacts(content)), content)
-    store = Store(tmp_path / "store")
-    store.create(new_sweep(grid))
-    lock = take(store.locks_folder)
-    planned = {str(row.id): row for row in rows}
-    teacher = next(row for row in rows if row.what == "teacher")
-    dispatch = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)
-    return dispatch(str(teacher.id))
+
+    def make(grid_file: Path) -> Work:
+        grid = load_grid(grid_file)
+        content = Content()
+        rows = plan_rows(expand(grid, ContentFacts(content)), content)
+        store = Store(tmp_path / "store")
+        store.create(new_sweep(grid))
+        lock = take(store.locks_folder)
+        planned = {str(row.id): row for row in rows}
+        teacher = next(row for row in rows if row.what == "teacher")
+        dispatch = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)
+        return dispatch(str(teacher.id))
+
+    return make
+
+
+@pytest.fixture
+def work(write_grid: WriteGrid, prepare: Prepare) -> Work:
+    """The preparation of the tiny grid's teacher."""
+    return prepare(write_grid())
 
 
 def finish(lane: LaneProcess) -> Outcome:
     while (outcome := lane.poll(1.0)) is None:
         pass
     return outcome
+
+
+Toy = Callable[[str], LaneProcess]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    """Lanes that run a script after they have read their first work; they are closed at the end."""
+    made: list[LaneProcess] = []
+
+    def make(script: str) -> LaneProcess:
+        path = tmp_path / f"toy-{len(made)}.py"
+        path.write_text(TOY.format(script=dedent(script)))
+        made.append(LaneProcess((sys.executable, str(path))))
+        return made[-1]
+
+    yield make
+    for lane in made:
+        lane.close()
+
+
+TOY = """\
+import json, mmap, os, signal, subprocess, sys, time
+answers = int(sys.argv[1])
+def tell(**message):
+    os.write(answers, json.dumps(message).encode() + b"\\n")
+def hang():
+    time.sleep(10**6)
+work = json.loads(sys.stdin.readline())
+{script}
+"""
+
+
+def step_of(lane: LaneProcess) -> int:
+    """What a toy tells as its step, once it does."""
+    while not lane.step:
+        assert lane.poll(0.1) is None
+    return lane.step
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process does nothing any more, in a moment; nobody may have reaped it."""
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def only_values(work: Work) -> Mapping[str, object]:
+    [row] = Store(work.store).read_attempts()
+    return row.values
 
 
 def only_row(work: Work) -> tuple[str, str | None]:
@@ -94,3 +162,192 @@ def test_a_lane_leaves_when_its_standard_input_closes(work: Work) -> None:
     assert lane._process.stdin is not None
     lane._process.stdin.close()
     assert process.wait(timeout=60) == 0
+
+
+def test_a_lane_with_more_memory_of_its_own_than_it_asked_for_is_ended(
+    work: Work, toy: Toy
+) -> None:
+    lane = toy("held = bytearray(300 << 20); tell(step=1); hang()")
+    lane.begin(work.model_copy(update={"memory_gb": 0.25}))
+    outcome = finish(lane)
+    assert outcome.failure_class == "out_of_memory"
+    assert "`resources.memory_gb` is 0.25" in str(outcome.error)
+    assert only_row(work) == ("failed", "out_of_memory")
+    values = only_values(work)
+    assert values["failure/limit_memory_gb"] == 0.25
+    assert 0.29 < float(str(values["failure/memory_gb"])) < 1
+
+
+def test_memory_of_the_lanes_children_is_its_own(work: Work, toy: Toy) -> None:
+    lane = toy(
+        """
+        child = "import time; held = bytearray(300 << 20); print(flush=True); time.sleep(10**6)"
+        started = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+        started.stdout.readline()
+        tell(step=os.getpid())
+        hang()
+        """
+    )
+    lane.begin(work)
+    assert private_memory(step_of(lane)) > 300 << 20
+
+
+def test_mapped_files_are_nobodys_own_memory(work: Work, toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "features").write_bytes(bytes(300 << 20))
+    lane = toy(
+        f"""
+        file = open({str(tmp_path / "features")!r}, "r+b")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        read = sum(mapped[::4096])
+        tell(step=os.getpid())
+        hang()
+        """
+    )
+    lane.begin(work)
+    pid = step_of(lane)
+    assert psutil.Process(pid).memory_info().rss > 300 << 20
+    assert private_memory(pid) < 100 << 20
+
+
+def test_work_that_takes_no_more_steps_is_ended_as_stalled(work: Work, toy: Toy) -> None:
+    lane = toy("tell(step=7); hang()")
+    lane.begin(work.model_copy(update={"stall_seconds": 0.06}))
+    outcome = finish(lane)
+    assert (outcome.failure_class, outcome.step) == ("stalled", 7)
+    assert "no step for 0.001 minutes, after step 7" in str(outcome.error)
+    assert only_values(work) == {
+        **only_values(work),
+        "failure/step": 7,
+        "failure/limit_minutes": 0.001,
+    }
+
+
+def test_what_has_not_begun_to_take_steps_is_not_stalled(work: Work, toy: Toy) -> None:
+    lane = toy(
+        """
+        tell(ready=True)
+        time.sleep(1)
+        tell(outcome={"status": "completed"})
+        """
+    )
+    lane.begin(work.model_copy(update={"stall_seconds": 0.01}))
+    assert finish(lane).status == "completed"
+
+
+def test_a_lane_ends_with_all_it_started_even_what_left_its_group_or_ignores_sigterm(
+    work: Work, toy: Toy
+) -> None:
+    lane = toy(
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sleeper = [sys.executable, "-c", "import time; time.sleep(10**6)"]
+        shell = "import subprocess, sys; child = subprocess.Popen(sys.argv[1:], "\\
+            "start_new_session=True); print(child.pid, flush=True); child.wait()"
+        started = subprocess.Popen(
+            [sys.executable, "-c", shell, *sleeper],
+            stdout=subprocess.PIPE, start_new_session=True,
+        )
+        tell(step=int(started.stdout.readline()))
+        hang()
+        """
+    )
+    lane.begin(work)
+    grandchild = step_of(lane)
+    assert psutil.Process(grandchild).parent().ppid() != os.getpid()
+    lane.close()
+    assert is_gone(grandchild)
+    assert psutil.Process().children() == []
+
+
+def test_a_lane_that_sigterm_ends_is_preempted(work: Work, toy: Toy) -> None:
+    lane = toy("tell(step=os.getpid()); hang()")
+    lane.begin(work)
+    os.kill(step_of(lane), signal.SIGTERM)
+    assert finish(lane).failure_class == "preempted"
+    assert only_values(work)["failure/signal"] == "SIGTERM"
+
+
+def test_a_lane_that_cannot_start_fails_for_its_environment_with_its_last_words(
+    work: Work, toy: Toy
+) -> None:
+    lane = toy("import no_such_module")
+    lane.begin(work)
+    outcome = finish(lane)
+    assert outcome.failure_class == "environment"
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in str(outcome.error)
+    assert only_values(work)["failure/exit_status"] == 1
+
+
+def test_a_lane_that_leaves_in_mid_work_is_an_error(work: Work, toy: Toy) -> None:
+    lane = toy("tell(step=1); sys.exit(3)")
+    lane.begin(work)
+    assert finish(lane).failure_class == "error"
+    assert only_values(work)["failure/exit_status"] == 3
+
+
+def test_a_dead_lane_is_noticed_while_a_child_holds_its_answers(work: Work, toy: Toy) -> None:
+    lane = toy(
+        """
+        child = os.fork()
+        if not child:
+            hang()
+        tell(step=child)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    lane.begin(work)
+    assert finish(lane).failure_class == "signal"
+    assert is_gone(lane.step)
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "is_kept"),
+    [("nan", True), ("environment", True), ("error", False), ("out_of_memory", False)],
+)
+def test_a_lane_whose_memory_may_be_harmed_is_replaced(
+    work: Work, toy: Toy, failure_class: str, is_kept: bool
+) -> None:
+    lane = toy(
+        f"""
+        outcome = dict(status="failed", failure_class={failure_class!r}, step=os.getpid())
+        tell(outcome=outcome)
+        sys.stdin.readline()
+        tell(outcome=outcome)
+        hang()
+        """
+    )
+    lane.begin(work)
+    first = finish(lane).step
+    lane.begin(work.model_copy(update={"number": 2}))
+    assert (finish(lane).step == first) is is_kept
+
+
+@pytest.fixture
+def endless(write_grid: WriteGrid, prepare: Prepare) -> Work:
+    """The preparation of a teacher with more steps than any machine takes in a test."""
+    fine_tune = {"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16}
+    return prepare(write_grid(teacher={"model": "./teacher", "fine_tune": fine_tune}))
+
+
+def test_sigterm_lets_a_lane_checkpoint_and_leave_and_the_next_attempt_goes_on(
+    endless: Work,
+) -> None:
+    lane = LaneProcess()
+    rows = []
+    for number in (1, 2):
+        parent = (endless.epoch, 1) if number == 2 else None
+        work = endless.model_copy(update={"number": number, "parent": parent})
+        lane.begin(work)
+        [process] = psutil.Process().children()
+        step_of(lane)
+        process.terminate()
+        outcome = finish(lane)
+        assert (outcome.status, outcome.failure_class) == ("failed", "preempted")
+        assert is_gone(process.pid)
+        *_, row = Store(work.store).read_attempts()
+        rows.append(row)
+    lane.close()
+    first, second = rows
+    assert first.values["failure/signal"] == "SIGTERM"
+    assert second.resumed_from == (endless.epoch, 1)
+    assert second.resumed_from_step == first.values["failure/step"]

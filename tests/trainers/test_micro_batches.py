@@ -18,10 +18,11 @@ from world import SHORT, World
 from kdsweep.search_spaces.knowledge import Term, hides_tokens
 from kdsweep.search_spaces.training import Evaluate, Training
 from kdsweep.search_spaces.trial import Digests, Trial, first_stages, make_stage, stage_id
-from kdsweep.sweep.failures import classify
+from kdsweep.sweep.failures import failure_of
 from kdsweep.trainers import Assets, Finished, Interrupted, Report, Row, Settings, train
 from kdsweep.trainers.batches import Batch
 from kdsweep.trainers.bert import sizes
+from kdsweep.trainers.errors import BatchMemoryError
 from kdsweep.trainers.features import Feature, Features
 from kdsweep.trainers.forward import forward
 from kdsweep.trainers.frozen import TeacherRecord
@@ -452,20 +453,23 @@ def test_a_teacher_that_runs_online_runs_in_parts_too(world: World) -> None:
 
 
 def test_a_row_that_does_not_fit_alone_fails_as_out_of_memory(world: World) -> None:
-    with memory_for(0) as failed, pytest.raises(torch.OutOfMemoryError) as caught:
+    with memory_for(0) as failed, pytest.raises(BatchMemoryError) as caught:
         run(world, trial_of(world))
     assert failed == [16, 8, 4, 2, 1]
-    assert classify(caught.value) == "out_of_memory"
+    failure = failure_of(caught.value)
+    assert failure.failure_class == "out_of_memory"
+    assert failure.evidence == {"micro_batches": 16}
+    assert "out of memory at 1 rows" in failure.error
 
 
 def test_the_cpus_own_error_counts_as_out_of_memory_and_no_other_error_does() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert classify(caught.value) == "out_of_memory"
-    assert classify(MemoryError()) == "out_of_memory"
+    assert failure_of(caught.value).failure_class == "out_of_memory"
+    assert failure_of(MemoryError()).failure_class == "out_of_memory"
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(2) @ torch.zeros(3)
-    assert classify(caught.value) == "error"
+    assert failure_of(caught.value).failure_class == "error"
 
 
 def test_another_error_is_not_tried_again(world: World) -> None:

@@ -1,0 +1,108 @@
+"""A disk that is full ends the launch in order, loses nothing, and resume completes once it is not.
+
+On a small file system of the test's own, where mounting one is permitted.
+"""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pandas as pd
+import pytest
+
+from kdsweep import results
+from kdsweep.results.store import Store
+from kdsweep.search_spaces import expand, load_grid
+from kdsweep.sweep.dispatch import Dispatch
+from kdsweep.sweep.lane_process import LaneProcess
+from kdsweep.sweep.lock import take
+from kdsweep.sweep.pinned import new_sweep, pinned_for
+from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
+
+Kdsweep = Callable[..., CompletedProcess[str]]
+WriteGrid = Callable[..., Path]
+
+SERIAL = ("--executor", "serial", "--quiet")
+AXES = {
+    "knowledge": ["hard_labels", ["hard_labels", "soft_logits"]],
+    "shape": [{"layers": 1, "width": 16, "heads": 2}],
+}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=32m", "none", str(folder)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, *, but: int) -> Path:
+    """Leave so many bytes of a disk; the file that takes the rest is returned."""
+    filler = disk / "filler"
+    room = os.statvfs(disk)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - but)
+    return filler
+
+
+def test_a_disk_that_fills_up_ends_the_launch_with_74_and_resume_completes(
+    write_grid: WriteGrid, kdsweep: Kdsweep, disk: Path
+) -> None:
+    store = disk / "sweep"
+    grid = write_grid(axes={**AXES, "knowledge": ["hard_labels"]})
+    assert kdsweep("launch", grid, "--store", store, *SERIAL).returncode == 0
+    before = results.load(store).trials
+    # Room to begin with, and not for a checkpoint of the second trial.
+    filler = fill(disk, but=120_000)
+    grid = write_grid(axes=AXES)
+    said = kdsweep("launch", grid, "--store", store, *SERIAL)
+    assert said.returncode == 74, said.stderr
+    assert "No space left on device" in said.stderr
+    assert f"kdsweep resume {store}" in said.stderr
+    trials = results.load(store).trials
+    assert trials["status"].tolist() == ["completed", "pending"]
+    filler.unlink()
+    said = kdsweep("resume", store, *SERIAL)
+    assert said.returncode == 0, said.stderr
+    trials = results.load(store).trials
+    assert trials["status"].tolist() == ["completed", "completed"]
+    numbers = before.select_dtypes("number").columns
+    pd.testing.assert_frame_equal(trials[numbers].iloc[:1], before[numbers], check_exact=True)
+    assert not list(store.rglob(".*"))
+
+
+def test_a_lost_lane_whose_row_finds_no_room_ends_its_work_as_unwritable(
+    write_grid: WriteGrid, disk: Path, tmp_path: Path
+) -> None:
+    grid = load_grid(write_grid(axes=AXES))
+    content = Content()
+    rows = plan_rows(expand(grid, ContentFacts(content)), content)
+    store = Store(disk / "sweep")
+    store.create(new_sweep(grid))
+    lock = take(store.locks_folder)
+    planned = {str(row.id): row for row in rows}
+    work = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)(
+        next(iter(planned))
+    )
+    dies = tmp_path / "dies.py"
+    dies.write_text(f"import os; input(); os.kill(os.getpid(), {signal.SIGKILL:d})")
+    lane = LaneProcess((sys.executable, str(dies)))
+    filler = fill(disk, but=0)
+    lane.begin(work)
+    while (outcome := lane.poll(1.0)) is None:
+        pass
+    assert outcome.status == "unwritable"
+    assert os.strerror(errno.ENOSPC) in str(outcome.error)
+    filler.unlink()
+    assert store.read_attempts() == ()
