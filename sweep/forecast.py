@@ -11,7 +11,7 @@ from rich.console import Console
 from ..results.store import Store
 from ..search_spaces import expand
 from ..search_spaces.errors import UnreachableError
-from ..search_spaces.expansion import Plan
+from ..search_spaces.expansion import Plan, PlannedTrial
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
 from ..search_spaces.ids import Identifier
@@ -21,8 +21,11 @@ from ..search_spaces.shape import (
     forward_flops_per_token,
 )
 from ..search_spaces.trial import Stage, Trial
+from .decisions import read_decisions
+from .early_stopping import Decided
 from .folder import check_folder
 from .planning import Begun, Content, ContentFacts
+from .referee import Brackets, standing, stopped_ids
 from .words import count
 from .work import Config
 
@@ -128,7 +131,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         facts = ShippedFacts()
         plan = expand(grid, facts)
         why = f"{error}; without rows there are no ids, and nothing can be matched with a store"
-    done = _done(sweep) & frozenset(ids or ())
+    done = _done(sweep, grid, dict(zip(ids or (), plan.trials, strict=False)))
     known = ids or [None] * len(plan.trials)
     todo = [p.trial for p, id in zip(plan.trials, known, strict=True) if id not in done]
     return Forecast(
@@ -219,10 +222,20 @@ def _cost_line(cost: Cost) -> str:
     )
 
 
-def _done(sweep: Store) -> frozenset[str]:
+def _done(sweep: Store, grid: Grid, trials: Mapping[str, PlannedTrial]) -> frozenset[str]:
+    """Trials that a launch would not train: completed, or stopped by this very grid's rule."""
     if not sweep.exists():
         return frozenset()
-    return frozenset(a.id for a in sweep.read_attempts() if a.status == "completed")
+    attempts = sweep.read_attempts()
+    completed = {attempt.id for attempt in attempts if attempt.status == "completed"}
+    stopped = standing(
+        stopped_ids(attempts) & trials.keys(),
+        trials.__getitem__,
+        Decided(read_decisions(sweep.decisions_folder)),
+        grid.early_stopping,
+        Brackets(grid),
+    )
+    return frozenset((completed | stopped) & trials.keys())
 
 
 def _cost(sweep: Store, grid: Grid, todo: Sequence[Trial], facts: Facts) -> Cost:

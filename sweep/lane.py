@@ -34,6 +34,7 @@ def main(keeper: Keeper) -> None:
                 keeper=keeper,
                 stop=stop.is_set,
                 beat=lambda step: print(json.dumps({"step": step}), file=answers),
+                tell=lambda said: print(json.dumps({"told": said}), file=answers),
             )
             print(json.dumps({"outcome": outcome.model_dump()}), file=answers)
 

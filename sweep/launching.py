@@ -28,10 +28,11 @@ from .lock import Lock, take
 from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
 from .progress import Progress
+from .referee import Referee
 from .students import keep_best_student
 from .watch import Watch
 from .words import named, where_ids_are
-from .work import Config, Outcome, Pinned, Work, remove_checkpoints
+from .work import Config, Outcome, Pinned, Work, remove_checkpoints, remove_old_checkpoints
 
 RAY = Choice()
 STDERR = Console(stderr=True, soft_wrap=True)
@@ -48,6 +49,8 @@ class Ended:
     """Trials completed by this launch."""
     completed: int
     """Trials completed in all."""
+    stopped: int
+    """Trials that early stopping ended, in all."""
     failed: tuple[str, ...]
     blocked: int
     left: int
@@ -293,7 +296,9 @@ def _run(
     attempts = sweep.read_attempts()
     done = _completed(attempts)
     scores = _scores_by_group(attempts)
-    _tidy(sweep, grid, done, scores)
+    referee = Referee(sweep, grid, planned, lock)
+    stopped = referee.stopped(attempts)
+    _tidy(sweep, grid, done, stopped, scores)
     too_weak = {
         id: problem
         for id, row in planned.items()
@@ -301,7 +306,8 @@ def _run(
         if (problem := below_floor(config_of(row).teacher, _values(attempts, id)))
     }
     refused = list(too_weak.values())
-    todo = _wanted(planned, done - too_weak.keys() - _removed_stages(sweep, planned), only)
+    usable = (done | stopped) - too_weak.keys() - _removed_stages(sweep, planned)
+    todo = _wanted(planned, usable, only)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in todo],
         allowed=grid.retries.allowed,
@@ -310,13 +316,15 @@ def _run(
     )
     trials = {id for id, row in planned.items() if row.what == "trial"}
     if agenda.is_over:
-        return _ended(sweep, lock, agenda, trials, done, asked=None, refused=tuple(refused))
+        return _ended(
+            sweep, lock, agenda, trials, done, stopped, asked=None, refused=tuple(refused)
+        )
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
     progress = Progress(
         agenda,
         console,
-        done_before=len(done & trials),
+        done_before=len((done | stopped) & trials),
         names=names,
         others={id: row.what for id, row in planned.items() if row.what != "trial"},
         quiet=quiet,
@@ -342,7 +350,7 @@ def _run(
     watch = Watch(agenda, lock, drain, refresh=progress.refresh)
     with progress, watch, signals(drain, agenda):
         try:
-            run(agenda, make_work=dispatch, settle=settle, hear=lambda _, __: None)
+            run(agenda, make_work=dispatch, settle=settle, hear=referee.hear)
         except ClusterLostError as error:
             drain.lose(str(error))
         except KeyboardInterrupt:
@@ -352,15 +360,23 @@ def _run(
             )
     # A lane that was killed in the middle of a file could not remove it.
     sweep.remove_temporaries()
-    return _ended(sweep, lock, agenda, trials, done, asked=drain.asked, refused=tuple(refused))
+    return _ended(
+        sweep, lock, agenda, trials, done, stopped, asked=drain.asked, refused=tuple(refused)
+    )
 
 
 def _tidy(
-    sweep: Store, grid: Grid, done: set[str], scores: Mapping[str, Mapping[str, float]]
+    sweep: Store,
+    grid: Grid,
+    done: set[str],
+    stopped: set[str],
+    scores: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Remove what a launch that was killed after a commit left behind."""
     for id in done:
         remove_checkpoints(sweep, id)
+    for id in stopped:
+        remove_old_checkpoints(sweep, id)
     if grid.keep.students == "best_per_group":
         for of_group in scores.values():
             keep_best_student(sweep, of_group)
@@ -372,6 +388,7 @@ def _ended(
     agenda: Agenda,
     trials: set[str],
     done: set[str],
+    stopped: set[str],
     *,
     asked: Asked | None,
     refused: tuple[Problem, ...],
@@ -383,9 +400,10 @@ def _ended(
         planned=len(trials),
         trained=len(now),
         completed=len(now | (trials & done)),
+        stopped=len(trials & (stopped | set(agenda.stopped))),
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
-        left=len(agenda) - len({*agenda.completed, *agenda.failed, *agenda.blocked}),
+        left=len(agenda) - len(agenda.settled),
         asked=asked,
         refused=refused,
     )

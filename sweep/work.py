@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict
 
 from ..results.files import publish_folder
 from ..results.history import HistoryWriter
-from ..results.schema import Attempt
+from ..results.schema import Attempt, AttemptStatus
 from ..results.store import Store
 from ..search_spaces.resolution import Feature
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
+from .decisions import wait_for_decision
 from .errors import StaleEpochError
 from .failpoints import failpoint
 from .failures import classify, last_lines
@@ -29,7 +30,7 @@ from .lock import check_epoch
 
 if TYPE_CHECKING:
     from ..trainers.assets import Assets
-    from ..trainers.reports import Finished, Report, Resolved
+    from ..trainers.reports import Finished, GoesOn, Report, Resolved, Rung
     from ..trainers.settings import Settings
 
 log = logging.getLogger("kdsweep")
@@ -94,6 +95,8 @@ class Work(Frozen):
     """Epoch and number of the attempt whose checkpoints this one may go on from."""
     begin: str | None = None
     """Id of the stage that was trained for this trial and others."""
+    rungs: tuple[float, ...] = ()
+    """Shares of a trial's last stage at which it waits for a decision."""
 
     @property
     def threads(self) -> int:
@@ -109,7 +112,7 @@ class Work(Frozen):
 class Outcome(Frozen):
     """What came of an attempt; its row is already in the store unless it was overtaken."""
 
-    status: Literal["completed", "failed", "interrupted", "overtaken"]
+    status: Literal["completed", "stopped", "failed", "interrupted", "overtaken"]
     step: int = 0
     failure_class: str | None = None
     error: str | None = None
@@ -126,7 +129,7 @@ class _Attempted:
     resumed_from_step: int = 0
     values: dict[str, Scalar] = field(default_factory=dict)
     resolved_json: str | None = None
-    interrupted: bool = False
+    ended_as: Literal["completed", "stopped", "interrupted"] = "completed"
 
 
 class Keeper:
@@ -149,7 +152,9 @@ class Keeper:
         self._assets.hint = frozenset(work.reads)
         return self._assets
 
-    def train(self, work: Work, store: Store, *, stop: Callable[[], bool]) -> "Generator[Report]":
+    def train(
+        self, work: Work, store: Store, *, stop: Callable[[], bool], goes_on: "GoesOn"
+    ) -> "Generator[Report]":
         """Do the work, report by report."""
         from ..trainers import prepare_teacher, train
 
@@ -175,6 +180,8 @@ class Keeper:
             plugins=store.plugins_folder,
             begin=store.stage_folder(work.begin) if work.begin else None,
             into=store.stage_folder(work.id) if work.what == "stage" else None,
+            rungs=work.rungs,
+            goes_on=goes_on,
             **common,
         )
 
@@ -198,27 +205,38 @@ def run(
     keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> Outcome:
-    """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures."""
+    """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures.
+
+    Args:
+        work: The attempt.
+        keeper: What this process keeps from one piece of work to the next.
+        stop: Whether it is asked to leave.
+        beat: Told the step that was reached: the work is alive.
+        tell: Says something to the launch, as JSON; what it has to say to it comes by the store.
+    """
     store = Store(work.store)
     attempted = _Attempted(datetime.now(UTC))
     work.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _log_to(work.folder / "log.txt"):
         try:
-            _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat)
-            status: Literal["completed", "interrupted"] = (
-                "interrupted" if attempted.interrupted else "completed"
-            )
-            commit(work, attempted, status=status)
+            _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat, tell=tell)
+            commit(work, attempted, status=attempted.ended_as)
         except StaleEpochError as error:
             log.warning("%s: nothing is committed", error)
             return Outcome(status="overtaken", step=attempted.step)
         except Exception as error:
             log.exception("%s %s failed at step %d", work.what, work.id, attempted.step)
             return fail(work, classify(error), last_lines(error), attempted=attempted)
-    if status == "completed":
-        remove_checkpoints(store, work.id)
-    return Outcome(status=status, step=attempted.step, values=attempted.values)
+    match attempted.ended_as:
+        case "completed":
+            remove_checkpoints(store, work.id)
+        case "stopped":
+            remove_old_checkpoints(store, work.id)
+        case "interrupted":
+            pass
+    return Outcome(status=attempted.ended_as, step=attempted.step, values=attempted.values)
 
 
 def _consume(
@@ -229,11 +247,27 @@ def _consume(
     keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    from ..trainers.reports import Finished, Interrupted, Resolved, Row, Saving
+    from ..trainers.reports import Finished, Interrupted, Resolved, Row, Saving, Stopped
+
+    def goes_on(rung: "Rung") -> bool:
+        decision = wait_for_decision(
+            store.decisions_folder,
+            work.id,
+            epoch=work.epoch,
+            rung=rung.share,
+            ask=lambda: tell({"rung": rung.share, "step": rung.step, "scores": {**rung.scores}}),
+            stop=stop,
+            beat=lambda: beat(rung.step),
+        )
+        failpoint("decision", work.id)
+        # Whoever is asked to leave before there is a decision will be asked again.
+        return decision is None or decision.goes_on
 
     with ExitStack() as stack:
-        reports = stack.enter_context(closing(keeper.train(work, store, stop=stop)))
+        begun = keeper.train(work, store, stop=stop, goes_on=goes_on)
+        reports = stack.enter_context(closing(begun))
         history: HistoryWriter | None = None
         is_saved = False
         for report in reports:
@@ -256,7 +290,11 @@ def _consume(
                     is_saved = True
                 case Interrupted(step=step):
                     attempted.step = step
-                    attempted.interrupted = True
+                    attempted.ended_as = "interrupted"
+                case Stopped(step=step, values=values):
+                    attempted.step = step
+                    attempted.values |= values
+                    attempted.ended_as = "stopped"
                 case Finished(step=step, values=values):
                     attempted.step = step
                     attempted.values |= values
@@ -309,7 +347,7 @@ def commit(
     work: Work,
     attempted: _Attempted,
     *,
-    status: Literal["completed", "failed", "interrupted"],
+    status: AttemptStatus,
     failure_class: str | None = None,
     error: str | None = None,
 ) -> None:
@@ -388,6 +426,18 @@ def remove_checkpoints(store: Store, id: str) -> None:
     """Remove what the attempts of a completed trial or teacher could have gone on from."""
     for checkpoints in store.work_folder(id, 0, 0).parent.glob("*/checkpoints"):
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def remove_old_checkpoints(store: Store, id: str) -> None:
+    """Of a stopped trial keep the checkpoint from which its next attempt would go on."""
+
+    def age(checkpoint: Path) -> tuple[int, int, str]:
+        epoch, number = checkpoint.parent.parent.name.split("-")
+        return int(epoch), int(number), checkpoint.name
+
+    found = store.work_folder(id, 0, 0).parent.glob("*/checkpoints/step-*")
+    for old in sorted(found, key=age)[:-1]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
