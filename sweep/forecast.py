@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..results.store import Store
 from ..search_spaces import expand
+from ..search_spaces.early_stopping import Asha
 from ..search_spaces.errors import UnreachableError
 from ..search_spaces.expansion import Plan, PlannedTrial
 from ..search_spaces.facts import Facts, ShippedFacts
@@ -59,8 +60,10 @@ class Forecast:
     without_ids: str | None
     """Why there are no ids."""
     done: frozenset[str]
+    """Trials that are completed, or stopped by this grid's rule."""
     shared_stages: int | None
     """Stages with which several trials begin, trained once; None where no id is known."""
+    early_stopping: Asha | None
     cost: Cost
 
     @property
@@ -92,6 +95,11 @@ class Forecast:
             "shared_stages": self.shared_stages,
             "ids": list(self.ids) if self.ids is not None else None,
             "without_ids": self.without_ids,
+            "early_stopping": self.early_stopping
+            and {
+                **self.early_stopping.model_dump(mode="json"),
+                "rungs": self.early_stopping.rungs,
+            },
             "warnings": [str(warning) for warning in plan.warnings],
             "cost": {
                 "student_flops": self.cost.student_flops,
@@ -142,6 +150,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         without_ids=why,
         done=done,
         shared_stages=shared,
+        early_stopping=grid.early_stopping,
         cost=_cost(sweep, grid, todo, facts),
     )
 
@@ -189,6 +198,8 @@ def print_forecast(told: Forecast, console: Console) -> None:
             highlight=False,
             markup=False,
         )
+    if told.early_stopping is not None:
+        console.print(_stopping_line(told.early_stopping), highlight=False, markup=False)
     console.print(_cost_line(told.cost), highlight=False, markup=False)
 
 
@@ -208,6 +219,15 @@ def _print_reasons(
         if len(axes_list) > LISTED:
             left = len(axes_list) - LISTED
             console.print(f"    and {left} more (--json lists all)", style="dim", highlight=False)
+
+
+def _stopping_line(stopping: Asha) -> str:
+    rungs = ", ".join(f"{share:g}" for share in stopping.rungs)
+    alike = f" of equal {', '.join(stopping.within)}" if stopping.within else ""
+    return (
+        f"early stopping: at {rungs} of the steps of the last stage the best 1/{stopping.reduction}"
+        f" of the trials{alike} go on, by {stopping.metric} on select"
+    )
 
 
 def _cost_line(cost: Cost) -> str:

@@ -28,7 +28,7 @@ from .lock import Lock, take
 from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
 from .progress import Progress
-from .referee import Referee
+from .referee import Referee, stopped_ids
 from .students import keep_best_student
 from .watch import Watch
 from .words import named, where_ids_are
@@ -472,7 +472,7 @@ def _chosen(
     if failed:
         return frozenset(failed)
     told = "no trial has failed"
-    if pending := len(groups.keys() - done):
+    if pending := len(groups.keys() - done - stopped_ids(attempts)):
         are = "is" if pending == 1 else "are"
         them = "it" if pending == 1 else "them"
         told += f"; {pending} {are} pending: `kdsweep resume {sweep.folder}` runs {them}"

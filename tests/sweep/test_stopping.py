@@ -118,7 +118,9 @@ def test_what_is_stopped_is_done_has_its_scores_and_is_left_out_of_every_answer(
     # Its checkpoint stays, and a launch has nothing left to do.
     assert checkpoints(store) == [id]
     grid = tmp_path / "stopped.yaml"
-    assert json.loads(kdsweep("plan", grid, "--store", store, "--json").stdout)["to_run"] == 0
+    planned = json.loads(kdsweep("plan", grid, "--store", store, "--json").stdout)
+    assert (planned["to_run"], planned["early_stopping"]["rungs"]) == (0, [0.2, 0.6])
+    assert "early stopping: at 0.2, 0.6 of the steps" in kdsweep("plan", grid).stdout
     for words in (("launch", grid, "--store", store), ("resume", store)):
         said = kdsweep(*words, *SERIAL)
         assert said.returncode == 0, said.stderr
