@@ -53,7 +53,7 @@ def rung_steps(rungs: tuple[float, ...], *, num_steps: int, times: int) -> dict[
     """
     found: dict[int, float] = {}
     for share in rungs:
-        # Exact: in floating point 0.6 of 5 evaluations may be a little more than three.
+        # Exact: in floating point 0.07 of 100 evaluations is a little more than seven.
         evaluation = math.ceil(Fraction(str(share)) * times)
         step = -(-num_steps * evaluation // times)
         if step < num_steps:

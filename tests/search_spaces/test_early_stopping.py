@@ -75,6 +75,11 @@ def test_a_rung_is_the_first_evaluation_at_or_after_its_share_and_the_end_is_non
     assert rung_steps((0.2, 0.6), num_steps=num_steps, times=times) == expected
 
 
+def test_a_rung_that_is_an_evaluation_is_not_moved_to_the_next_by_rounding() -> None:
+    # In floating point 0.07 * 100 is a little more than 7.
+    assert rung_steps((0.07,), num_steps=100, times=100) == {7: 0.07}
+
+
 def test_of_rungs_that_fall_on_one_evaluation_the_first_stands_for_all() -> None:
     # Evaluations after 50 and 100 of 100.
     assert rung_steps((0.1, 0.2, 0.4, 0.8), num_steps=100, times=2) == {50: 0.1}
