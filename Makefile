@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults check format bench bench-orchestration bench-recipes clean
+.PHONY: demo test faults check format bench bench-early-stopping bench-orchestration bench-recipes clean
 
 demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
@@ -34,6 +34,11 @@ bench-orchestration: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/startup.py
+
+# On a completed sweep: `make demo` makes the one that stands here.
+STORE ?= runs/quickstart
+bench-early-stopping: $(STAMP)
+	$(BIN)/python benchmarks/early_stopping.py $(STORE)
 
 bench-recipes: $(STAMP)
 	$(BIN)/python benchmarks/recipes.py

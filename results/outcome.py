@@ -70,4 +70,6 @@ def _outcome(tries: Sequence[Try], *, is_running: bool) -> Outcome:
         return Outcome("running", latest, len(tries))
     if latest is not None and latest.status == "failed":
         return Outcome("failed", latest, len(tries))
+    if latest is not None and latest.status == "stopped":
+        return Outcome("stopped", latest, len(tries))
     return Outcome("pending", latest, len(tries))

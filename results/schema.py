@@ -12,7 +12,8 @@ Scalar = str | int | float | bool
 SCHEMA_VERSION = 1
 """Raised when a column changes its meaning or type; adding columns does not raise it."""
 
-AttemptStatus = Literal["completed", "failed", "interrupted"]
+AttemptStatus = Literal["completed", "stopped", "failed", "interrupted"]
+"""How an attempt ended; `stopped`: early stopping ended it, and it may go on one day."""
 Work = Literal["teacher", "stage", "trial"]
 """What a sweep does; a `stage` is what several trials begin with, trained once."""
 

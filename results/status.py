@@ -38,7 +38,7 @@ class Summary:
     running: tuple[str, ...]
     """Ids of what a living launch is working on."""
     trials_per_hour: float | None
-    """Completed in the newest launch that completed any; None before that."""
+    """Completed or stopped in the newest launch that did so with any; None before that."""
     seconds_left: float | None
     """Until nothing is pending or running, at that rate; None while nobody can say."""
     damaged: int
@@ -62,7 +62,7 @@ def summary(store: Store) -> Summary:
     }
     counts = _counts(outcomes["trial"])
     rate = pace(
-        [outcome for outcome in outcomes["trial"] if outcome.status == "completed"],
+        [each for each in outcomes["trial"] if each.status in ("completed", "stopped")],
         snapshot,
         num_left=counts["pending"] + counts["running"],
     )
@@ -79,12 +79,12 @@ def summary(store: Store) -> Summary:
     )
 
 
-def pace(completed: Collection[Outcome], snapshot: Snapshot, *, num_left: int) -> Pace | None:
+def pace(done: Collection[Outcome], snapshot: Snapshot, *, num_left: int) -> Pace | None:
     """Trials per hour between the first start and the last end of the newest busy launch.
 
     Time between launches, in which nothing ran, does not count; how many trials ran at once does.
     """
-    tries = [outcome.counted for outcome in completed if outcome.counted is not None]
+    tries = [outcome.counted for outcome in done if outcome.counted is not None]
     newest = max((each.key.epoch for each in tries), default=None)
     rows = [each.row for each in tries if each.key.epoch == newest]
     if not rows:

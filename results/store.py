@@ -30,6 +30,7 @@ _FOLDERS = (
     "students",
     "work",
     "locks",
+    "decisions",
 )
 _ROWS_OF_A_PLAN_PART = 20_000
 
@@ -141,6 +142,11 @@ class Store:
     def locks_folder(self) -> Path:
         """Where launches lock the sweep and say what they are doing."""
         return self.folder / "locks"
+
+    @property
+    def decisions_folder(self) -> Path:
+        """Where launches write which trials go on from a rung of early stopping."""
+        return self.folder / "decisions"
 
     def write_plan(self, rows: Sequence[PlanRow], *, epoch: int) -> None:
         """Make these rows the current plan; nothing is written where they already are.

@@ -1,8 +1,9 @@
 """A grid becomes a plan: trials, and what was skipped, collapsed or excluded, with reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from .early_stopping import Asha, has_rung
 from .errors import GridError, Problem
 from .facts import Facts
 from .grid import Grid
@@ -58,13 +59,15 @@ def expand(grid: Grid, facts: Facts) -> Plan:
     """Resolves every point of a grid, in the file's order with seeds innermost.
 
     Raises:
-        GridError: An axis acts on no point at all.
+        GridError: An axis acts on no point at all, or early stopping on no trial.
     """
     expander = _Expander(grid, facts)
     points = RawPoints(grid)
     for point in points:
         expander.add(point)
     expander.check_axes()
+    if grid.early_stopping is not None:
+        expander.check_early_stopping(grid.early_stopping)
     return Plan(
         trials=tuple(expander.trials),
         skipped=tuple(expander.skipped),
@@ -173,3 +176,43 @@ class _Expander:
         ]
         if idle:
             raise GridError(idle)
+
+    def check_early_stopping(self, stopping: Asha) -> None:
+        """Refuses what can stop nobody, and warns of trials that nothing can stop.
+
+        Raises:
+            GridError: No trial is evaluated between its first rung and its end, or the metric is
+                not measured.
+        """
+        trials = [planned.trial for planned in self.trials]
+        problems = [*self._unmeasured(stopping, trials)]
+        paused = [has_rung(stopping, times=times) for times in map(_evaluations, trials)]
+        if num_never := len(trials) - sum(paused):
+            problem = Problem(
+                "early_stopping",
+                f"cannot stop {num_never} of {len(trials)} trials: select is not evaluated between "
+                f"the first rung, at {stopping.grace:g} of the steps, and their end",
+                "Raise `training.evaluate.times`, or lower `early_stopping.grace`",
+            )
+            if any(paused):
+                self.warnings["early stopping"] = problem
+            else:
+                problems.append(problem)
+        if problems:
+            raise GridError(problems)
+
+    def _unmeasured(self, stopping: Asha, trials: list[Trial]) -> Iterator[Problem]:
+        for task in dict.fromkeys(trial.task for trial in trials):
+            facts, metric = self._facts.task(task), stopping.metric
+            if facts is None or facts.metrics is None or metric in ("primary", *facts.metrics):
+                continue
+            yield Problem(
+                "early_stopping.metric",
+                f"`{metric}` is not measured on {task.name or 'this task'}",
+                f"Write one of primary, {', '.join(facts.metrics)}",
+            )
+
+
+def _evaluations(trial: Trial) -> int:
+    """How often select is evaluated in a trial's last stage."""
+    return trial.stages[-1].training.evaluate.times

@@ -35,6 +35,8 @@ class TaskFacts(NamedTuple):
     regression: bool = False
     train_rows: int | None = None
     """Rows of the train split as its source ships it; None: unknown."""
+    metrics: tuple[str, ...] | None = None
+    """What is measured of it, the main metric first; None: unknown."""
 
 
 class Facts(Protocol):

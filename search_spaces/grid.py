@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticOmit
 from pydantic_core.core_schema import AnySchema, any_schema
 
+from .early_stopping import Asha
 from .plugins import PluginFile
 from .predicate import ExcludeRule, WhenRule
 from .sections import Sections
@@ -141,8 +142,8 @@ class Grid(Spec):
     """How students are optimised; what axes and rules do not say."""
     search: Search = Search()
     """How points are chosen."""
-    early_stopping: None = None
-    """Stopping hopeless trials is not built yet: only null is accepted."""
+    early_stopping: Asha | None = None
+    """Which trials are stopped before their end; null: none. Part of no id."""
     resources: Resources = Resources()
     """What one trial takes."""
     retries: Annotated[

@@ -164,11 +164,6 @@ def _refuse_not_built(data: Mapping[str, Any], report: Report) -> list[str]:
     if word_not_built(method, SEARCHES):
         report.add(("search", "method"), f"search `{method}` {NOT_BUILT}", "Write `method: grid`")
         refused.append("search")
-    stopping = data.get("early_stopping")
-    if stopping is not None:
-        what = _mapping(stopping).get("method", stopping)
-        report.add(("early_stopping",), f"early stopping {show(what)} {NOT_BUILT}", "Write null")
-        refused.append("early_stopping")
     limits = _mapping(data.get("budget"))
     for key in ("hours", "trials"):
         if limits.get(key) is not None:

@@ -10,7 +10,6 @@ SHAPES = frozenset({"parameters", "flops", "total_parameters"})
 """Budgets that `iso` may come to hold equal."""
 RANGES = frozenset({"uniform", "log", "integers"})
 SEARCHES = frozenset({"random", "tpe", "nsga2"})
-STOPPERS = frozenset({"asha"})
 TASKS: Mapping[str, str] = {"glue/stsb": "regression"}
 """Tasks that need more than classification."""
 

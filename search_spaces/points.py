@@ -5,10 +5,11 @@ from typing import Any
 
 from .axes import read_fixed
 from .axis_reader import SHAPE_PATHS, AxisReader
+from .early_stopping import Asha
 from .knowledge import MaskedLogits, open_fields
 from .predicate import ExcludeRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
-from .sections import Sections
+from .sections import Sections, section_paths
 from .tree import Path
 from .values import FIXED_AXES, Axis, AxisMapping, Value
 
@@ -19,6 +20,9 @@ DEFAULTS: Mapping[str, object] = {
     "initialisation": "random",
     "seed": 0,
 }
+
+MEASURED_BY = ("task.name", "task.path", "task.files", "task.select", "task.metric")
+"""Begin the paths that decide how well one and the same model scores."""
 
 
 class PointReader:
@@ -44,6 +48,7 @@ class PointReader:
         ]
         self._check_fills(axes, when)
         self._check_language_head()
+        self._check_within(data.get("early_stopping"), axes, when)
         return {"axes": tuple(axes), "zip": groups, "when": tuple(when), "exclude": tuple(exclude)}
 
     def _axis_mappings(self, data: object) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -185,6 +190,26 @@ class PointReader:
             what = "acts on no point: no term reads what the teacher expects behind hidden tokens"
             mend = "Remove it, or add `masked_logits` to a stage with `teacher: pretrained`"
             self._report.add(("teacher", "language_head"), what, mend, at_key=True)
+
+    def _check_within(
+        self, stopping: object, axes: list[AxisMapping], when: list[WhenRule]
+    ) -> None:
+        """Early stopping compares by paths that there are, and only what is measured alike."""
+        if not isinstance(stopping, dict):
+            return
+        within = stopping.get("within", list(Asha.model_fields["within"].default))
+        if not isinstance(within, list):
+            return
+        at: Path = ("early_stopping", "within")
+        used = list(dict.fromkeys(self._used(axes, when)))
+        known = (*FIXED_AXES, *section_paths(), *used)
+        for n, path in enumerate(within):
+            if isinstance(path, str) and path not in known:
+                self._report.add((*at, n), f"`{path}` is no axis", did_you_mean(path, known))
+        for path in used:
+            if path.startswith(MEASURED_BY) and path not in within:
+                what = f"leaves out `{path}`, and scores on different data cannot be compared"
+                self._report.add(at, what, f"Add `{path}`")
 
     def _used(self, axes: list[AxisMapping], when: list[WhenRule]) -> Iterator[str]:
         for mapping in axes:

@@ -27,6 +27,7 @@ def _whole(value: object) -> object:
 
 Int = Annotated[int, Strict(), BeforeValidator(_whole)]
 Count = Annotated[int, Strict(), Field(ge=1), BeforeValidator(_whole)]
+Factor = Annotated[int, Strict(), Field(ge=2), BeforeValidator(_whole)]
 Tries = Annotated[int, Strict(), Field(ge=0, le=1000), BeforeValidator(_whole)]
 Length = Annotated[int, Strict(), Field(ge=2, le=8192), BeforeValidator(_whole)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32), BeforeValidator(_whole)]

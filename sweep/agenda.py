@@ -73,6 +73,7 @@ class Agenda:
         self._draining = False
         self.running: list[str] = []
         self.completed: list[str] = []
+        self.stopped: list[str] = []
         self.failed: list[str] = []
         self.interrupted: list[str] = []
         for id, awaited in self._awaits.items():
@@ -107,6 +108,8 @@ class Agenda:
                     self._release(id)
                 case "completed":
                     self.failed.append(id)
+                case "stopped":
+                    self.stopped.append(id)
                 case "failed":
                     kind = outcome.failure_class or "error"
                     self._failures[id][kind] += 1
@@ -179,6 +182,12 @@ class Agenda:
                 found += waiting
                 reached += waiting
             return found
+
+    @property
+    def settled(self) -> set[str]:
+        """Items of which this launch has nothing more to do."""
+        with self._lock:
+            return {*self.completed, *self.stopped, *self.failed, *self.blocked}
 
     @property
     def ids(self) -> Sequence[str]:

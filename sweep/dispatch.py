@@ -42,7 +42,7 @@ class Dispatch:
         """The next attempt; it goes on from the newest checkpoint of an earlier one."""
         row = self._planned[id]
         self._numbers[id] += 1
-        keep = self._grid.keep
+        keep, stopping = self._grid.keep, self._grid.early_stopping
         return Work(
             store=self._sweep.folder.resolve(),
             what=_what(row),
@@ -60,6 +60,7 @@ class Dispatch:
             keep_students=keep.students != "none",
             keep_predictions=keep.predictions,
             parent=_newest_checkpointed(self._sweep, id),
+            rungs=stopping.rungs if stopping is not None and row.what == "trial" else (),
             begin=next((i for i in row.depends_on if self._planned[i].what == "stage"), None),
         )
 

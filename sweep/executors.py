@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
 
@@ -132,9 +133,14 @@ class Serial:
 
     def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle, hear: Hear) -> None:
         """Return once the agenda is over."""
-        del hear
         keeper = Keeper()
         while wait_until_due(agenda) and (id := agenda.take()) is not None:
             work = make_work(id)
-            outcome = run(work, keeper=keeper, stop=lambda: agenda.is_draining, beat=lambda _: None)
+            outcome = run(
+                work,
+                keeper=keeper,
+                stop=lambda: agenda.is_draining,
+                beat=lambda _: None,
+                tell=partial(hear, work),
+            )
             settle(work, outcome)

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from ..results.store import Store
 from ..search_spaces import expand
+from ..search_spaces.early_stopping import Asha
 from ..search_spaces.errors import UnreachableError
-from ..search_spaces.expansion import Plan
+from ..search_spaces.expansion import Plan, PlannedTrial
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
 from ..search_spaces.ids import Identifier
@@ -21,8 +22,11 @@ from ..search_spaces.shape import (
     forward_flops_per_token,
 )
 from ..search_spaces.trial import Stage, Trial
+from .decisions import read_decisions
+from .early_stopping import Decided
 from .folder import check_folder
 from .planning import Begun, Content, ContentFacts
+from .referee import Brackets, standing, stopped_ids
 from .words import count
 from .work import Config
 
@@ -56,8 +60,10 @@ class Forecast:
     without_ids: str | None
     """Why there are no ids."""
     done: frozenset[str]
+    """Trials that are completed, or stopped by this grid's rule."""
     shared_stages: int | None
     """Stages with which several trials begin, trained once; None where no id is known."""
+    early_stopping: Asha | None
     cost: Cost
 
     @property
@@ -89,6 +95,11 @@ class Forecast:
             "shared_stages": self.shared_stages,
             "ids": list(self.ids) if self.ids is not None else None,
             "without_ids": self.without_ids,
+            "early_stopping": self.early_stopping
+            and {
+                **self.early_stopping.model_dump(mode="json"),
+                "rungs": self.early_stopping.rungs,
+            },
             "warnings": [str(warning) for warning in plan.warnings],
             "cost": {
                 "student_flops": self.cost.student_flops,
@@ -128,7 +139,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         facts = ShippedFacts()
         plan = expand(grid, facts)
         why = f"{error}; without rows there are no ids, and nothing can be matched with a store"
-    done = _done(sweep) & frozenset(ids or ())
+    done = _done(sweep, grid, dict(zip(ids or (), plan.trials, strict=False)))
     known = ids or [None] * len(plan.trials)
     todo = [p.trial for p, id in zip(plan.trials, known, strict=True) if id not in done]
     return Forecast(
@@ -139,6 +150,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         without_ids=why,
         done=done,
         shared_stages=shared,
+        early_stopping=grid.early_stopping,
         cost=_cost(sweep, grid, todo, facts),
     )
 
@@ -186,6 +198,8 @@ def print_forecast(told: Forecast, console: Console) -> None:
             highlight=False,
             markup=False,
         )
+    if told.early_stopping is not None:
+        console.print(_stopping_line(told.early_stopping), highlight=False, markup=False)
     console.print(_cost_line(told.cost), highlight=False, markup=False)
 
 
@@ -207,6 +221,15 @@ def _print_reasons(
             console.print(f"    and {left} more (--json lists all)", style="dim", highlight=False)
 
 
+def _stopping_line(stopping: Asha) -> str:
+    rungs = ", ".join(f"{share:g}" for share in stopping.rungs)
+    alike = f" of equal {', '.join(stopping.within)}" if stopping.within else ""
+    return (
+        f"early stopping: at {rungs} of the steps of the last stage the best 1/{stopping.reduction}"
+        f" of the trials{alike} go on, by {stopping.metric} on select"
+    )
+
+
 def _cost_line(cost: Cost) -> str:
     flops = "unknown" if cost.student_flops is None else f"at most {cost.student_flops:.2g}"
     hours = (
@@ -219,10 +242,20 @@ def _cost_line(cost: Cost) -> str:
     )
 
 
-def _done(sweep: Store) -> frozenset[str]:
+def _done(sweep: Store, grid: Grid, trials: Mapping[str, PlannedTrial]) -> frozenset[str]:
+    """Trials that a launch would not train: completed, or stopped by this very grid's rule."""
     if not sweep.exists():
         return frozenset()
-    return frozenset(a.id for a in sweep.read_attempts() if a.status == "completed")
+    attempts = sweep.read_attempts()
+    completed = {attempt.id for attempt in attempts if attempt.status == "completed"}
+    stopped = standing(
+        stopped_ids(attempts) & trials.keys(),
+        trials.__getitem__,
+        Decided(read_decisions(sweep.decisions_folder)),
+        grid.early_stopping,
+        Brackets(grid),
+    )
+    return frozenset((completed | stopped) & trials.keys())
 
 
 def _cost(sweep: Store, grid: Grid, todo: Sequence[Trial], facts: Facts) -> Cost:

@@ -63,6 +63,7 @@ class Lane:
             keeper=self._keeper,
             stop=self._stop,
             beat=self._beat,
+            tell=lambda said: self._tell({"told": {**said}}),
             is_preempted=lambda: self._is_preempted,
         )
 

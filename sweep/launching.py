@@ -30,11 +30,12 @@ from .lock import Lock, take
 from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
 from .progress import Progress
+from .referee import Referee, stopped_ids
 from .retrying import failures_by_class, waits
 from .students import keep_best_student
 from .watch import Watch
 from .words import named, where_ids_are
-from .work import Config, Outcome, Pinned, Work, remove_checkpoints
+from .work import Config, Outcome, Pinned, Work, remove_checkpoints, remove_old_checkpoints
 
 RAY = Choice()
 STDERR = Console(stderr=True, soft_wrap=True)
@@ -51,6 +52,8 @@ class Ended:
     """Trials completed by this launch."""
     completed: int
     """Trials completed in all."""
+    stopped: int
+    """Trials that early stopping ended, in all."""
     failed: tuple[str, ...]
     blocked: int
     left: int
@@ -298,7 +301,9 @@ def _run(
     attempts = sweep.read_attempts()
     done = _completed(attempts)
     scores = _scores_by_group(attempts)
-    _tidy(sweep, grid, done, scores)
+    referee = Referee(sweep, grid, planned, lock)
+    stopped = referee.stopped(attempts)
+    _tidy(sweep, grid, done, stopped, scores)
     too_weak = {
         id: problem
         for id, row in planned.items()
@@ -307,7 +312,8 @@ def _run(
     }
     refused = list(too_weak.values())
     trials = {id for id, row in planned.items() if row.what == "trial"}
-    todo = _wanted(planned, done - too_weak.keys() - _removed_stages(sweep, planned), only)
+    usable = (done | stopped) - too_weak.keys() - _removed_stages(sweep, planned)
+    todo = _wanted(planned, usable, only)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in todo],
         allowed=grid.retries.allowed,
@@ -317,13 +323,13 @@ def _run(
         at_first=None if done & trials else AT_FIRST,
     )
     if agenda.is_over:
-        return _ended(sweep, lock, agenda, trials, done, drain=None, refused=tuple(refused))
+        return _ended(sweep, lock, agenda, trials, done, stopped, drain=None, refused=refused)
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
     names = {id: _name(row) for id, row in planned.items()}
     progress = Progress(
         agenda,
         console,
-        done_before=len(done & trials),
+        done_before=len((done | stopped) & trials),
         names=names,
         others={id: row.what for id, row in planned.items() if row.what != "trial"},
         quiet=quiet,
@@ -356,7 +362,7 @@ def _run(
     watch = Watch(agenda, lock, drain, refresh=progress.refresh)
     with progress, watch, signals(drain, agenda):
         try:
-            run(agenda, make_work=dispatch, settle=settle, hear=lambda _, __: None)
+            run(agenda, make_work=dispatch, settle=settle, hear=referee.hear)
         except ClusterLostError as error:
             drain.lose(str(error))
         except KeyboardInterrupt:
@@ -366,15 +372,21 @@ def _run(
             )
     # A lane that was killed in the middle of a file could not remove it.
     sweep.remove_temporaries()
-    return _ended(sweep, lock, agenda, trials, done, drain=drain, refused=tuple(refused))
+    return _ended(sweep, lock, agenda, trials, done, stopped, drain=drain, refused=refused)
 
 
 def _tidy(
-    sweep: Store, grid: Grid, done: set[str], scores: Mapping[str, Mapping[str, float]]
+    sweep: Store,
+    grid: Grid,
+    done: set[str],
+    stopped: set[str],
+    scores: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Remove what a launch that was killed after a commit left behind."""
     for id in done:
         remove_checkpoints(sweep, id)
+    for id in stopped:
+        remove_old_checkpoints(sweep, id)
     if grid.keep.students == "best_per_group":
         for of_group in scores.values():
             keep_best_student(sweep, of_group)
@@ -386,9 +398,10 @@ def _ended(
     agenda: Agenda,
     trials: set[str],
     done: set[str],
+    stopped: set[str],
     *,
     drain: Drain | None,
-    refused: tuple[Problem, ...],
+    refused: Sequence[Problem],
 ) -> Ended:
     now = trials & set(agenda.completed)
     return Ended(
@@ -397,12 +410,13 @@ def _ended(
         planned=len(trials),
         trained=len(now),
         completed=len(now | (trials & done)),
+        stopped=len(trials & (stopped | set(agenda.stopped))),
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
-        left=len(agenda) - len({*agenda.completed, *agenda.failed, *agenda.blocked}),
+        left=len(agenda) - len(agenda.settled),
         asked=drain.asked if drain else None,
         why=drain.why if drain else None,
-        refused=refused,
+        refused=tuple(refused),
     )
 
 
@@ -461,7 +475,7 @@ def _chosen(
     if failed:
         return frozenset(failed)
     told = "no trial has failed"
-    if pending := len(groups.keys() - done):
+    if pending := len(groups.keys() - done - stopped_ids(attempts)):
         are = "is" if pending == 1 else "are"
         them = "it" if pending == 1 else "them"
         told += f"; {pending} {are} pending: `kdsweep resume {sweep.folder}` runs {them}"

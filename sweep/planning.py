@@ -129,7 +129,10 @@ class ContentFacts:
         """Classes and rows as they are."""
         data, _ = self._content.task(task)
         return TaskFacts(
-            num_classes=len(data.classes), regression=False, train_rows=len(data.train.labels)
+            num_classes=len(data.classes),
+            regression=False,
+            train_rows=len(data.train.labels),
+            metrics=data.metrics,
         )
 
 

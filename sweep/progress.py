@@ -37,7 +37,7 @@ class Progress:
         Args:
             agenda: What is run.
             console: Where to; standard error.
-            done_before: Trials that an earlier launch completed.
+            done_before: Trials that an earlier launch completed or stopped.
             names: How each piece of work is called.
             others: What of it is no trial, and what it is; it is told apart and not counted.
             quiet: Show nothing at all but failures.
@@ -77,7 +77,7 @@ class Progress:
         self._ended[outcome.status] += 1
         name = self._names[work.id]
         score = outcome.values.get("select/primary/best")
-        if work.what == "trial" and isinstance(score, float):
+        if work.what == "trial" and outcome.status == "completed" and isinstance(score, float):
             self._best = max(self._best or (score, name), (score, name))
         if work.what == "trial":
             self._trials_ended += 1
@@ -114,7 +114,8 @@ class Progress:
 
     @property
     def _done(self) -> int:
-        return self._done_before + len(self._trials(self._agenda.completed))
+        agenda = self._agenda
+        return self._done_before + len(self._trials([*agenda.completed, *agenda.stopped]))
 
     @property
     def _total(self) -> int:
@@ -133,6 +134,8 @@ class Progress:
         if trials := self._trials(running):
             others = f" and {len(trials) - 1} more" if len(trials) > 1 else ""
             parts.append(f"running {self._names[trials[0]]}{others}")
+        if agenda.stopped:
+            parts.append(f"{len(agenda.stopped)} of them stopped early")
         if agenda.failed:
             parts.append(f"{len(agenda.failed)} failed")
         if waiting := agenda.num_waiting:
@@ -148,8 +151,7 @@ class Progress:
         if not self._trials_ended or self._agenda.is_draining:
             return None
         agenda = self._agenda
-        settled = self._trials([*agenda.completed, *agenda.failed, *agenda.blocked])
-        waiting = len(self._trials(agenda.ids)) - len(settled)
+        waiting = len(self._trials(agenda.ids)) - len(self._trials(agenda.settled))
         if not waiting:
             return None
         return waiting * (time.monotonic() - self._trials_since) / self._trials_ended

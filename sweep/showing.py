@@ -155,6 +155,8 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
         data.print()
     of = count(ended.planned, "trial")
     counts = [f"{ended.completed} of {of} completed ({ended.trained} now)"]
+    if ended.stopped:
+        counts.append(f"{ended.stopped} stopped early")
     if ended.failed:
         counts.append(f"{len(ended.failed)} failed")
     if ended.blocked:

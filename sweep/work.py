@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict
 
 from ..results.files import publish_folder
 from ..results.history import HistoryWriter
-from ..results.schema import Attempt
+from ..results.schema import Attempt, AttemptStatus
 from ..results.store import Store
 from ..search_spaces.resolution import Feature
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
+from .decisions import wait_for_decision
 from .errors import StaleEpochError
 from .failpoints import failpoint
 from .failures import Evidence, FailureClass, failure_of, is_unwritable
@@ -30,7 +31,7 @@ from .lock import check_epoch
 
 if TYPE_CHECKING:
     from ..trainers.assets import Assets
-    from ..trainers.reports import Finished, Report, Resolved
+    from ..trainers.reports import Finished, GoesOn, Report, Resolved, Rung
     from ..trainers.settings import Settings
 
 log = logging.getLogger("kdsweep")
@@ -97,6 +98,8 @@ class Work(Frozen):
     """Epoch and number of the attempt whose checkpoints this one may go on from."""
     begin: str | None = None
     """Id of the stage that was trained for this trial and others."""
+    rungs: tuple[float, ...] = ()
+    """Shares of a trial's last stage at which it waits for a decision."""
 
     @property
     def threads(self) -> int:
@@ -112,7 +115,7 @@ class Work(Frozen):
 class Outcome(Frozen):
     """What came of an attempt; its row is in the store, but for the last two statuses."""
 
-    status: Literal["completed", "failed", "interrupted", "overtaken", "unwritable"]
+    status: Literal["completed", "stopped", "failed", "interrupted", "overtaken", "unwritable"]
     """`unwritable`: something could not be stored, so the attempt has no row; `error` says what."""
     step: int = 0
     failure_class: str | None = None
@@ -130,7 +133,7 @@ class Attempted:
     resumed_from_step: int = 0
     values: dict[str, Scalar] = field(default_factory=dict)
     resolved_json: str | None = None
-    interrupted: bool = False
+    ended_as: Literal["completed", "stopped", "interrupted"] = "completed"
 
 
 class Keeper:
@@ -153,7 +156,9 @@ class Keeper:
         self._assets.hint = frozenset(work.reads)
         return self._assets
 
-    def train(self, work: Work, store: Store, *, stop: Callable[[], bool]) -> "Generator[Report]":
+    def train(
+        self, work: Work, store: Store, *, stop: Callable[[], bool], goes_on: "GoesOn"
+    ) -> "Generator[Report]":
         """Do the work, report by report."""
         from ..trainers import prepare_teacher, train
 
@@ -179,6 +184,8 @@ class Keeper:
             plugins=store.plugins_folder,
             begin=store.stage_folder(work.begin) if work.begin else None,
             into=store.stage_folder(work.id) if work.what == "stage" else None,
+            rungs=work.rungs,
+            goes_on=goes_on,
             **common,
         )
 
@@ -207,6 +214,7 @@ def run(
     keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
+    tell: Callable[[Mapping[str, Any]], None],
     is_preempted: Callable[[], bool] = never,
 ) -> Outcome:
     """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures.
@@ -215,7 +223,8 @@ def run(
         work: What to do.
         keeper: What this process keeps from one piece of work to the next.
         stop: Looked at before every step: whether to checkpoint and leave.
-        beat: Told the step of every row of the history.
+        beat: Told the step that was reached: the work is alive.
+        tell: Says something to the launch, as JSON; what it has to say to it comes by the store.
         is_preempted: Whether it is this process that has to leave, rather than the launch.
     """
     attempted = Attempted(datetime.now(UTC))
@@ -223,7 +232,13 @@ def run(
         work.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _log_to(work.folder / "log.txt"):
             return _attempt(
-                work, attempted, keeper=keeper, stop=stop, beat=beat, is_preempted=is_preempted
+                work,
+                attempted,
+                keeper=keeper,
+                stop=stop,
+                beat=beat,
+                tell=tell,
+                is_preempted=is_preempted,
             )
     except StaleEpochError as error:
         log.warning("%s: nothing is committed", error)
@@ -241,12 +256,13 @@ def _attempt(
     keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
+    tell: Callable[[Mapping[str, Any]], None],
     is_preempted: Callable[[], bool],
 ) -> Outcome:
     store = Store(work.store)
     try:
-        _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat)
-        if attempted.interrupted and is_preempted():
+        _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat, tell=tell)
+        if attempted.ended_as == "interrupted" and is_preempted():
             told = f"SIGTERM asked the lane to leave; it did, after step {attempted.step}"
             return fail(
                 work,
@@ -255,10 +271,7 @@ def _attempt(
                 attempted=attempted,
                 evidence={"failure/signal": "SIGTERM"},
             )
-        status: Literal["completed", "interrupted"] = (
-            "interrupted" if attempted.interrupted else "completed"
-        )
-        commit(work, attempted, status=status)
+        commit(work, attempted, status=attempted.ended_as)
     except StaleEpochError:
         raise
     except Exception as error:
@@ -273,9 +286,14 @@ def _attempt(
             attempted=attempted,
             evidence=failure.evidence,
         )
-    if status == "completed":
-        remove_checkpoints(store, work.id)
-    return Outcome(status=status, step=attempted.step, values=attempted.values)
+    match attempted.ended_as:
+        case "completed":
+            remove_checkpoints(store, work.id)
+        case "stopped":
+            remove_old_checkpoints(store, work.id)
+        case "interrupted":
+            pass
+    return Outcome(status=attempted.ended_as, step=attempted.step, values=attempted.values)
 
 
 def _consume(
@@ -286,11 +304,27 @@ def _consume(
     keeper: Keeper,
     stop: Callable[[], bool],
     beat: Callable[[int], None],
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    from ..trainers.reports import Finished, Interrupted, Resolved, Row, Saving
+    from ..trainers.reports import Finished, Interrupted, Resolved, Row, Saving, Stopped
+
+    def goes_on(rung: "Rung") -> bool:
+        decision = wait_for_decision(
+            store.decisions_folder,
+            work.id,
+            epoch=work.epoch,
+            rung=rung.share,
+            ask=lambda: tell({"rung": rung.share, "step": rung.step, "scores": {**rung.scores}}),
+            stop=stop,
+            beat=lambda: beat(rung.step),
+        )
+        failpoint("decision", work.id)
+        # Whoever is asked to leave before there is a decision will be asked again.
+        return decision is None or decision.goes_on
 
     with ExitStack() as stack:
-        reports = stack.enter_context(closing(keeper.train(work, store, stop=stop)))
+        begun = keeper.train(work, store, stop=stop, goes_on=goes_on)
+        reports = stack.enter_context(closing(begun))
         history: HistoryWriter | None = None
         is_saved = False
         for report in reports:
@@ -313,7 +347,11 @@ def _consume(
                     is_saved = True
                 case Interrupted(step=step):
                     attempted.step = step
-                    attempted.interrupted = True
+                    attempted.ended_as = "interrupted"
+                case Stopped(step=step, values=values):
+                    attempted.step = step
+                    attempted.values |= values
+                    attempted.ended_as = "stopped"
                 case Finished(step=step, values=values):
                     attempted.step = step
                     attempted.values |= values
@@ -366,7 +404,7 @@ def commit(
     work: Work,
     attempted: Attempted,
     *,
-    status: Literal["completed", "failed", "interrupted"],
+    status: AttemptStatus,
     failure_class: str | None = None,
     error: str | None = None,
 ) -> None:
@@ -461,6 +499,18 @@ def remove_checkpoints(store: Store, id: str) -> None:
     """Remove what the attempts of a completed trial or teacher could have gone on from."""
     for checkpoints in store.work_folder(id, 0, 0).parent.glob("*/checkpoints"):
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def remove_old_checkpoints(store: Store, id: str) -> None:
+    """Of a stopped trial keep the checkpoint from which its next attempt would go on."""
+
+    def age(checkpoint: Path) -> tuple[int, int, str]:
+        epoch, number = checkpoint.parent.parent.name.split("-")
+        return int(epoch), int(number), checkpoint.name
+
+    found = store.work_folder(id, 0, 0).parent.glob("*/checkpoints/step-*")
+    for old in sorted(found, key=age)[:-1]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

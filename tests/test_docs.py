@@ -124,6 +124,7 @@ def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
         "CHANGELOG.md",
         "docs/plugins.md",
         "docs/stages.md",
+        "docs/early_stopping.md",
         "docs/checks.md",
         "docs/adding_a_kind.md",
     ],

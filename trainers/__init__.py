@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .reports import Report as Report
     from .reports import Resolved as Resolved
     from .reports import Row as Row
+    from .reports import Rung as Rung
     from .reports import Saving as Saving
+    from .reports import Stopped as Stopped
     from .settings import Settings as Settings
     from .settings import fast_precision as fast_precision
     from .teacher import prepare_teacher as prepare_teacher
@@ -31,8 +33,10 @@ _MODULES = {
     "Report": "reports",
     "Resolved": "reports",
     "Row": "reports",
+    "Rung": "reports",
     "Saving": "reports",
     "Settings": "settings",
+    "Stopped": "reports",
     "below_floor": "floor",
     "fast_precision": "settings",
     "load_teacher": "frozen",

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
-Phase = Literal["start", "data", "teacher", "student", "evaluate", "write"]
+Phase = Literal["wait", "start", "data", "teacher", "student", "evaluate", "write"]
 
-PHASES: tuple[Phase, ...] = ("start", "data", "teacher", "student", "evaluate", "write")
-"""Loading and building; batches; the teacher; forward, backward and optimiser; select, report and
-latency; checkpoints."""
+PHASES: tuple[Phase, ...] = ("wait", "start", "data", "teacher", "student", "evaluate", "write")
+"""Decisions at rungs; loading and building; batches; the teacher; forward, backward and optimiser;
+select, report and latency; checkpoints."""
 
 
 class Clock:

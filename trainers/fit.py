@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from .optim import (
     set_learning_rate,
 )
 from .outputs import Online
-from .reports import Interrupted, Report, Row, Saving
+from .reports import GoesOn, Interrupted, Report, Row, Rung, Saving
 from .streams import generator, random_state, set_random_state, stream_seed
 from .student import set_dropout
 
@@ -79,6 +79,8 @@ class Fit:
     training: Training
     precision: Precision
     seed: int
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    """Shares of this stage's steps at which it may end, by the step of the stage."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,6 +125,14 @@ class Fitted:
     """Steps that an earlier attempt took; 0 where there was none."""
     micro_batches: int
     """Parts in which a batch ran; 1 unless memory ran out."""
+    is_stopped: bool
+    """Whether it ended at a rung."""
+
+
+def always(rung: Rung) -> bool:
+    """Every trial goes on."""
+    del rung
+    return True
 
 
 def resumable(identity: str, *, resume_from: Path | None) -> Checkpoint | None:
@@ -147,9 +157,10 @@ def fit(
     checkpoints: Path | None,
     resumed: Checkpoint | None,
     stop: Callable[[], bool],
+    goes_on: GoesOn = always,
     micro_batches: int = 1,
 ) -> Generator[Report, None, Fitted | None]:
-    """Take every step of a stage; None, after `Interrupted`, if `stop` became true before.
+    """Take the steps of a stage; None, after `Interrupted`, if `stop` became true before.
 
     Args:
         job: What is fitted.
@@ -159,6 +170,7 @@ def fit(
         checkpoints: A folder for checkpoints; none are written without.
         resumed: Where an earlier attempt left off in this stage.
         stop: Looked at before every step.
+        goes_on: Asked at each rung, also when an earlier attempt left off there.
         micro_batches: Parts of a batch that the stage before needed.
 
     Raises:
@@ -173,11 +185,16 @@ def fit(
         torch.manual_seed(stream_seed(job.seed, *role))
     evaluations = evaluation_steps(job.num_steps, job.training.evaluate.times)
     rows = evaluation_steps(job.num_steps, ROWS) | evaluations | {1}
+    from_step = resumed.step if resumed else 0
     started, saved, pause = run.step, clock.elapsed(), settings.checkpoint_seconds
     while run.step < job.num_steps:
-        stopped = stop()
-        is_due = run.step > started and clock.elapsed() - saved >= pause
-        if checkpoints is not None and (is_due or (stopped and run.step > started)):
+        share = job.rungs.get(run.step)
+        with clock("wait"):
+            is_stopped = share is not None and not goes_on(run.rung(share))
+        # Asked afterwards: whoever is told to leave while it waits at a rung is asked again there.
+        leaves = is_stopped or stop()
+        is_due = clock.elapsed() - saved >= pause
+        if checkpoints is not None and (is_due or leaves) and run.step > started:
             run.check_finite()
             yield Saving(job.first_step + run.step)
             before = clock.elapsed()
@@ -185,7 +202,9 @@ def fit(
                 publish(run.checkpoint(), checkpoints)
             saved = clock.elapsed()
             pause = _pause(settings.checkpoint_seconds, took=saved - before)
-        if stopped:
+        if is_stopped:
+            return run.fitted(resumed_from_step=from_step, is_stopped=True)
+        if leaves:
             yield Interrupted(job.first_step + run.step)
             return None
         with clock("data"):
@@ -199,7 +218,7 @@ def fit(
             values |= run.row_losses()
             yield Row(job.first_step + run.step, {**values, "seconds": clock.elapsed()})
     run.check_finite()
-    return run.fitted(resumed_from_step=resumed.step if resumed else 0)
+    return run.fitted(resumed_from_step=from_step, is_stopped=False)
 
 
 def _pause(seconds: float, *, took: float) -> float:
@@ -436,7 +455,13 @@ class _Run:
             tensor.copy_(weights[name])
         return dict(self.best.weights)
 
-    def fitted(self, *, resumed_from_step: int) -> Fitted:
+    def rung(self, share: float) -> Rung:
+        """Where the stage stands, right after an evaluation."""
+        scores = {metric: of["last"] for metric, of in self.scores.items()}
+        scores["primary"] = scores[self.job.metrics[0]]
+        return Rung(share, self.job.first_step + self.step, scores)
+
+    def fitted(self, *, resumed_from_step: int, is_stopped: bool) -> Fitted:
         values = self._loss_columns(self.epoch_sum / self.epoch_steps)
         if self.job.objective.equalises:
             values |= self._term_columns("scale", self.job.objective.scales.tolist())
@@ -449,6 +474,7 @@ class _Run:
             values=values | {"micro_batches": self.micro_batches},
             resumed_from_step=resumed_from_step,
             micro_batches=self.micro_batches,
+            is_stopped=is_stopped,
         )
 
     def _score_columns(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 from transformers import BertConfig
 
+from ..search_spaces.early_stopping import rung_steps
 from ..search_spaces.errors import TeacherError
 from ..search_spaces.knowledge import MaskedLogits, hides_tokens
 from ..search_spaces.resolution import trains_head, uses_teacher
@@ -31,7 +32,7 @@ from .clock import Clock
 from .errors import CheckpointError, StoppedError
 from .evaluate import predict
 from .features import LOGITS, WORDS, Sizes
-from .fit import Fit, fit, resumable, stage_steps
+from .fit import Fit, always, fit, resumable, stage_steps
 from .floor import below_floor
 from .forward import forward, place
 from .frozen import TeacherRecord, teacher_logits, weights_digest
@@ -42,11 +43,13 @@ from .objective import build_objective
 from .outputs import Online
 from .reports import (
     Finished,
+    GoesOn,
     Interrupted,
     Predictions,
     Report,
     Resolved,
     SplitPredictions,
+    Stopped,
     Value,
 )
 from .saving import copy_folder, save_model, tokenizer_files
@@ -85,9 +88,13 @@ def train(
     resume_from: Path | None = None,
     begin: Path | None = None,
     into: Path | None = None,
+    rungs: tuple[float, ...] = (),
+    goes_on: GoesOn = always,
     stop: Callable[[], bool] = never,
 ) -> Generator[Report, None, None]:
-    """Train a trial, yielding `Resolved`, rows of history, and `Finished` or `Interrupted`.
+    """Train a trial, yielding `Resolved`, rows of history, and how it ended.
+
+    That is `Finished`, `Stopped` at a rung, or `Interrupted`.
 
     `Saving` comes before each checkpoint, after every row that the checkpoint covers. Closing the
     generator ends the training at once and leaves no temporary file. PyTorch's global random
@@ -109,6 +116,9 @@ def train(
         into: The stages are those with which several trials begin: the student that they leave
             goes into this folder, which is there whole or not at all, and is not reported on. One
             that is there already is reported again.
+        rungs: Shares of the last stage's steps, growing; at the first evaluation of select at or
+            after each, before the end, the training stands still.
+        goes_on: Asked at each rung; if it says no, the trial is stopped there.
         stop: Looked at before every step.
 
     Raises:
@@ -132,6 +142,8 @@ def train(
         resume_from=resume_from,
         begin=begin,
         into=into,
+        rungs=rungs,
+        goes_on=goes_on,
         stop=stop,
     )
     return within(_train(attempt), settings)
@@ -151,6 +163,8 @@ class _Attempt:
     resume_from: Path | None
     begin: Path | None
     into: Path | None
+    rungs: tuple[float, ...]
+    goes_on: GoesOn
     stop: Callable[[], bool]
 
     @property
@@ -216,6 +230,10 @@ def _train_student(
     if made is None:
         return
     student, fitted, values = made.student, made.fitted, dict(made.values)
+    if fitted.is_stopped:
+        measured = {"peak_memory_mb": _peak_memory_mb(attempt.device), **clock.columns()}
+        yield Stopped(fitted.step, values | measured)
+        return
     with clock("evaluate"):
         predictions = _predictions(attempt, known, student, fitted)
         values |= _report_columns(known, predictions)
@@ -305,6 +323,7 @@ def _fit_stages(
             resumed=resumed if resumed is not None and job.stage == resumed.stage else None,
             micro_batches=fitted.micro_batches if fitted else micro_batches,
             stop=attempt.stop,
+            goes_on=attempt.goes_on,
         )
         if fitted is None:
             return None
@@ -328,6 +347,7 @@ def _jobs(
     jobs: list[Fit] = []
     for index, (stage, objective) in enumerate(zip(stages, objectives, strict=True)):
         is_last = attempt.into is None and index == len(stages) - 1
+        rows = known.data[index].rows
         job = Fit(
             identity=identity,
             stage=index,
@@ -335,7 +355,7 @@ def _jobs(
             first_term=sum(len(each.objective.terms) for each in jobs),
             model=student,
             objective=objective,
-            rows=known.data[index].rows,
+            rows=rows,
             tokens=known.tokens,
             metrics=known.loaded.data.metrics,
             # Until something trains the head, what it says of select means nothing.
@@ -344,6 +364,11 @@ def _jobs(
             training=stage.training,
             precision=attempt.settings.resolve(stage.training.precision),
             seed=attempt.trial.seed,
+            rungs=rung_steps(
+                attempt.rungs if is_last else (),
+                num_steps=stage_steps(stage.training, num_rows=len(rows)),
+                times=stage.training.evaluate.times,
+            ),
         )
         jobs.append(job)
     return jobs

@@ -70,10 +70,35 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """The last report of a trial that ends at a rung, with a checkpoint if there is a place."""
+
+    step: int
+    values: Mapping[str, Value]
+    """Metrics and provenance by column name; nothing of report."""
+
+
+@dataclass(frozen=True)
 class Interrupted:
     """The last report where `stop` became true; a checkpoint was published if there is a place."""
 
     step: int
 
 
-Report = Resolved | Row | Saving | Finished | Interrupted
+Report = Resolved | Row | Saving | Finished | Stopped | Interrupted
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A trial in its last stage, at a place where it goes on or not."""
+
+    share: float
+    """Of the steps of its last stage; the select split was evaluated at or after it."""
+    step: int
+    """Optimiser steps taken so far, in all stages."""
+    scores: Mapping[str, float]
+    """The last evaluation of select by metric; `primary` is the main one."""
+
+
+GoesOn = Callable[[Rung], bool]
+"""Whether a trial goes on from a rung; asked while the training stands still."""

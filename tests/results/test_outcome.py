@@ -50,6 +50,14 @@ def test_the_latest_attempt_by_epoch_and_number_decides_without_a_completed_one(
     assert stands(later, failed, interrupted) == Outcome("pending", later, 3)
 
 
+def test_a_stopped_trial_is_stopped_until_a_later_attempt_says_otherwise() -> None:
+    stopped = tried(2, 1, "stopped")
+    assert stands(tried(1, 1, "failed"), stopped) == Outcome("stopped", stopped, 2)
+    assert stands(stopped, is_running=True).status == "running"
+    assert stands(stopped, tried(3, 1, "interrupted")).status == "pending"
+    assert stands(stopped, tried(3, 1, "completed")).status == "completed"
+
+
 def test_what_depends_on_failed_work_is_blocked_however_far_away() -> None:
     needs = {A: (), B: (A,), C: (B,)}
     found = outcomes(needs, {A: (tried(1, 1, "failed"),)}, ())

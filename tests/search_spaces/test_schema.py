@@ -53,7 +53,8 @@ exclude:
 training: {epochs: 3, batch_size: 32, dropout: 0.1, weight_decay: 0.01, warmup: 0.06,
   precision: auto, evaluate: {times: 10}}
 search: {method: grid}
-early_stopping: null
+early_stopping: {method: asha, metric: primary, grace: 0.2, reduction: 3,
+  within: [task.name, knowledge]}
 resources: {cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60}
 retries: 1
 keep: {students: best_per_group, predictions: last}
@@ -98,6 +99,8 @@ def test_good_grids_pass_schema_and_reader(text: str) -> None:
         ("predictions: last", "predictions: some"),
         ("method: grid", "method: tpe"),
         ("hours: null", "hours: 3"),
+        ("metric: primary", "metric: train/loss"),
+        ("reduction: 3", "reduction: 1"),
         ("seed: [0, 1, 2]", "seed: 0"),
     ],
 )

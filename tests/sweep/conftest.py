@@ -57,6 +57,12 @@ Kdsweep = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
+def tiny_grid() -> Mapping[str, Any]:
+    """The tiny grid, for fixtures that change it."""
+    return GRID
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokens of the tiny task, made once."""
     return tmp_path_factory.mktemp("cache")

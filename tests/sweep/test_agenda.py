@@ -62,6 +62,15 @@ def test_a_failed_item_is_tried_again_before_later_ones_until_its_retries_are_us
     assert agenda.take() == "b"
 
 
+def test_what_is_stopped_is_settled_and_neither_tried_again_nor_completed() -> None:
+    agenda = agenda_of(Item("a"), Item("b"))
+    assert agenda.take() == "a"
+    agenda.settle("a", Outcome(status="stopped"))
+    assert (agenda.stopped, agenda.completed, agenda.failed) == (["a"], [], [])
+    assert agenda.settled == {"a"}
+    assert (agenda.take(), agenda.take()) == ("b", None)
+
+
 def test_failures_of_earlier_launches_count() -> None:
     agenda = agenda_of(Item("a"), retries=0, failures={"a": Counter(error=1)})
     assert agenda.is_over

@@ -28,7 +28,7 @@ axes:
   shape: [{layers: 0, width: 128, heads: 4}]
   training.learning_rat: [1e-4]
 search: {method: tpe}
-early_stopping: {method: asha}
+early_stopping: {method: asha, grace: 2}
 resources: {cpus: no}
 """
 

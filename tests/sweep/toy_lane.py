@@ -20,6 +20,7 @@ import numpy as np
 
 from kdsweep.results.files import publish_folder
 from kdsweep.results.store import Store
+from kdsweep.search_spaces.early_stopping import rung_steps
 from kdsweep.sweep import cli
 from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.lane import main
@@ -27,13 +28,16 @@ from kdsweep.sweep.work import Keeper, Work
 from kdsweep.trainers.errors import DivergedError
 from kdsweep.trainers.reports import (
     Finished,
+    GoesOn,
     Interrupted,
     Predictions,
     Report,
     Resolved,
     Row,
+    Rung,
     Saving,
     SplitPredictions,
+    Stopped,
 )
 
 STEPS = int(os.environ.get("TOY_STEPS", "4"))
@@ -49,7 +53,7 @@ class ToyKeeper(Keeper):
     """Trains by looking at ids."""
 
     def train(
-        self, work: Work, store: Store, *, stop: Callable[[], bool]
+        self, work: Work, store: Store, *, stop: Callable[[], bool], goes_on: GoesOn
     ) -> Generator[Report, None, None]:
         """Do the work, report by report."""
         first = 0
@@ -58,7 +62,14 @@ class ToyKeeper(Keeper):
             saved = store.work_folder(work.id, epoch, number) / "checkpoints"
             first = max(int(path.name.partition("-")[2]) for path in saved.glob("step-*"))
         yield Resolved({"resumed_from_step": first, "terms": []})
+        rungs = rung_steps(work.rungs, num_steps=STEPS, times=STEPS)
         for step in range(first + 1, STEPS + 1):
+            last = score(work.id, step - 1)
+            share = rungs.get(step - 1)
+            if share is not None and not goes_on(Rung(share, step - 1, {"primary": last})):
+                values = dict.fromkeys(("select/primary", "select/primary/best"), last)
+                yield Stopped(step - 1, {"primary_metric": "accuracy", **values})
+                return
             if stop():
                 yield Interrupted(step - 1)
                 return
@@ -67,7 +78,7 @@ class ToyKeeper(Keeper):
                 go_wrong(work.id)
             yield Row(step, {"select/primary": score(work.id, step)})
             yield Saving(step)
-            _checkpoint(work.folder / "checkpoints" / f"step-{step}")
+            _checkpoint(work.folder / "checkpoints" / f"step-{step:09}")
         if work.what == "teacher":
             store.teacher_folder(work.id).mkdir(exist_ok=True)
         last = score(work.id, STEPS)
