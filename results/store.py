@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from .files import is_temporary, publish, remove_temporaries, replace, sync
 from .history import HistoryWriter, Origin, read_logged
-from .predictions import damaged_predictions, prediction_file, prediction_table
+from .parts import every
+from .predictions import prediction_file, prediction_table, read_predicted
 from .reader import read_attempts, read_plans, read_sweep
 from .rows import attempt_table, attempts, plan_rows, plan_table
 from .schema import SCHEMA_VERSION, Attempt, PlanRow, attempt_key, check_counts, check_id
@@ -28,6 +29,8 @@ _FOLDERS = (
     "history",
     "predictions",
     "students",
+    "compact",
+    "quarantine",
     "work",
     "locks",
 )
@@ -244,8 +247,8 @@ class Store:
         found = [
             *read_plans(self.source).damaged,
             *read_attempts(self.source).damaged,
-            *read_logged(self.source, wanted=lambda _: True).damaged,
-            *damaged_predictions(self.source),
+            *read_logged(self.source, wanted=every).parts.damaged,
+            *read_predicted(self.source).damaged,
         ]
         return tuple((self.folder / part.path, part.reason) for part in found)
 
