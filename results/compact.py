@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, Self
 
@@ -78,6 +79,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
+@lru_cache(maxsize=2**18)
 def part_place(name: str) -> tuple[AttemptKey, str | None]:
     """The attempt of a part, and what its name says beyond that: its number, or a split."""
     match = _PART.fullmatch(name)

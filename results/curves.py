@@ -4,6 +4,7 @@ All trials are joined at once, in columns: a sweep of ten thousand trials logs m
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from .schema import AttemptKey, Damaged
 from .snapshot import Snapshot
 from .tables import concatenate
 
+_LONG_RUN = 100
+"""Runs of more rows are copied each as a whole, which is quicker than row by row."""
 _ALWAYS = np.iinfo(np.int64).max
 
 Ints = npt.NDArray[np.integer[Any]]
@@ -151,19 +154,18 @@ def _joined(
     table = concatenate([nothing, *(block.table for block in logged.parts.blocks)])
     sizes = np.array([part.num_rows for part in parts], dtype=np.int64)
     found = [shares.get(part.key) for part in parts]
-    trials = np.array([-1 if share is None else share.trial for share in found], dtype=np.int64)
+    trials = np.array([-1 if share is None else share.trial for share in found], dtype=np.int32)
     untils = np.array([-1 if share is None else share.until for share in found], dtype=np.int64)
 
     part_of_row: Ints = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
-    kept = trials[part_of_row] >= 0
+    kept = np.repeat(trials >= 0, sizes)
     if (cut := untils < _ALWAYS).any():
-        steps = table["step"].to_numpy()
-        kept &= ~cut[part_of_row] | (steps <= untils[part_of_row])
+        kept &= ~np.repeat(cut, sizes) | (table["step"].to_numpy() <= np.repeat(untils, sizes))
     present = np.zeros(len(of_trial), dtype=np.bool_)
-    present[trials[np.unique(part_of_row[kept])]] = True
+    num_kept = np.bincount(part_of_row, weights=kept, minlength=len(parts))
+    present[trials[num_kept > 0]] = True
 
-    trial_of_row = trials[part_of_row]
-    table = _with_labels(table, trial_of_row, of_trial)
+    table = _with_labels(table, np.repeat(trials, sizes), of_trial)
     if names is not None:
         table = table.select([name for name in table.column_names if name in {"step", *names}])
         is_logged = np.zeros(table.num_rows, dtype=np.bool_)
@@ -172,11 +174,13 @@ def _joined(
                 is_logged |= table[name].is_valid().to_numpy()
         kept &= is_logged
     if not kept.all():
-        table, part_of_row = table.filter(pa.array(kept)), part_of_row[kept]
+        table = table.filter(pa.array(kept))
+        sizes = np.bincount(part_of_row[kept], minlength=len(parts))
     order = sorted(range(len(parts)), key=lambda n: _place(parts[n].name, found[n]))
-    table, part_of_row = _reordered(table, part_of_row, np.array(order, dtype=np.int64))
+    table = _reordered(table, sizes, order)
+    trial = np.repeat(trials[order], sizes[order])
     table = _logged_columns(table) if names is None else table
-    return *_one_row_a_step(table, trials[part_of_row]), present
+    return *_one_row_a_step(table, trial), present
 
 
 def _place(name: str, share: _Share | None) -> tuple[int, int, int]:
@@ -186,16 +190,15 @@ def _place(name: str, share: _Share | None) -> tuple[int, int, int]:
     return share.trial, share.generation, int(part_place(name)[1] or 0)
 
 
-def _reordered(table: pa.Table, part_of_row: Ints, order: Ints) -> tuple[pa.Table, Ints]:
+def _reordered(table: pa.Table, sizes: Ints, order: Sequence[int]) -> pa.Table:
     """The rows part after part in this order; within a part they keep theirs."""
-    if (np.diff(order) > 0).all():
-        return table, part_of_row
-    counts = np.bincount(part_of_row, minlength=len(order))
-    begins = (np.cumsum(counts) - counts)[order]
-    sizes = counts[order]
-    shifts = np.repeat(begins - (np.cumsum(sizes) - sizes), sizes)
-    rows = shifts + np.arange(table.num_rows)
-    return table.take(pa.array(rows)), part_of_row[rows]
+    begins = np.cumsum(sizes) - sizes
+    runs = [(int(begins[n]), int(sizes[n])) for n in order if sizes[n]]
+    if all(begin + size == after for (begin, size), (after, _) in pairwise(runs)):
+        return table
+    if table.num_rows > _LONG_RUN * len(runs):
+        return pa.concat_tables([table.slice(begin, size) for begin, size in runs])
+    return table.take(np.concatenate([np.arange(begin, begin + size) for begin, size in runs]))
 
 
 def _with_labels(table: pa.Table, trial: Ints, of_trial: Sequence[tuple[str, ...]]) -> pa.Table:
@@ -236,10 +239,11 @@ def _logged_columns(table: pa.Table) -> pa.Table:
 def _one_row_a_step(table: pa.Table, trial: Ints) -> tuple[pa.Table, Ints]:
     """Rows of one trial and step as one; of two values the later one stands."""
     steps = table["step"].to_numpy()
-    again = (np.diff(steps) <= 0) & (np.diff(trial) == 0)
-    if not again.any():
+    back = np.flatnonzero(steps[1:] <= steps[:-1])
+    again = trial[back][trial[back] == trial[back + 1]]
+    if not len(again):
         return table, trial
-    mixed = np.isin(trial, np.unique(trial[1:][again]))
+    mixed = np.isin(trial, again)
     keyed = table.append_column("kdsweep/trial", pa.array(trial))
     names = [name for name in table.column_names if name != "step"]
     # In one thread the order holds, so that of two rows the later one's values stand.

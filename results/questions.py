@@ -20,7 +20,7 @@ from .columns import (
 )
 from .curves import counted_attempt, long_frame, thinned, trial_curves, wide_frame
 from .failures import group_failures
-from .frames import planned_axes, stages_frame, teachers_frame, trials_frame
+from .frames import planned_axes, planned_trials, stages_frame, teachers_frame, trials_frame
 from .predictions import read_predictions
 from .query import aggregate, best_groups, best_trials, pivot
 from .schema import Damaged
@@ -293,9 +293,9 @@ class Results:
         return keys
 
     def _ids(self, trials: str | Iterable[str] | None) -> tuple[str, ...]:
-        known = self._trials["trial_id"]
+        known = planned_trials(self._snapshot, include_inactive=self._include_inactive)
         if trials is None:
-            return tuple(known)
+            return known
         ids = (trials,) if isinstance(trials, str) else tuple(dict.fromkeys(trials))
         every = {*known, *self._teachers["teacher_id"], *self._stages["stage_id"]}
         unknown = [id for id in ids if id not in every]

@@ -139,10 +139,10 @@ def check_attempts(block: Block) -> None:
     check_columns(table, ATTEMPTS)
     if table.num_rows != len(block.parts):
         raise ValueError(f"{table.num_rows} rows instead of {len(block.parts)}")
-    columns = (table[name].to_pylist() for name in ("id", "epoch", "number"))
-    for part, found in zip(block.parts, zip(*columns, strict=True), strict=True):
-        if part.key != AttemptKey(*found):
-            raise ValueError("the file's name and its content name different attempts")
+    columns = [table[name].to_pylist() for name in ("id", "epoch", "number")]
+    keys = (AttemptKey(*found) for found in zip(*columns, strict=True))
+    if [f"{key}.parquet" for key in keys] != [part.name for part in block.parts]:
+        raise ValueError("the file's name and its content name different attempts")
 
 
 def _check_plan(block: Block) -> None:
