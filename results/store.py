@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .compact import CompactName
 from .files import is_temporary, publish, remove_temporaries, replace, sync
 from .history import HistoryWriter, Origin, read_logged
 from .parts import every
 from .predictions import prediction_file, prediction_table, read_predicted
-from .reader import read_attempts, read_plans, read_sweep
+from .reader import is_attempt, read_attempts, read_plans, read_sweep
 from .rows import attempt_table, attempts, plan_rows, plan_table
 from .schema import SCHEMA_VERSION, Attempt, PlanRow, attempt_key, check_counts, check_id
 from .source import LocalSource
@@ -190,6 +191,14 @@ class Store:
     def read_attempts(self) -> tuple[Attempt, ...]:
         """All committed attempts, by epoch, number and id; damaged ones are left out."""
         return attempts(read_attempts(self.source).table)
+
+    def has_attempts(self) -> bool:
+        """Whether an attempt was ever committed, by the names of the files alone."""
+        names = self.source.names("attempts"), self.source.names("compact")
+        return any(map(is_attempt, names[0])) or any(
+            told is not None and told.kind == "attempts"
+            for told in map(CompactName.parse, names[1])
+        )
 
     def open_history(
         self,

@@ -1,4 +1,4 @@
-"""Merging parts loses no row and shows none twice, whoever is killed and whoever reads meanwhile."""
+"""Merging parts loses no row and shows none twice, whoever is killed and whoever reads then."""
 
 import math
 import os
@@ -376,14 +376,16 @@ def filesystem(before_each: Callable[[], None]) -> Iterator[None]:
     """Call something before each change of the file system in this process."""
     with pytest.MonkeyPatch.context() as patched:
         for name in CALLS:
-            original = getattr(os, name)
-
-            def call(*args: Any, _original: Any = original, **options: Any) -> Any:
-                before_each()
-                return _original(*args, **options)
-
-            patched.setattr(os, name, call)
+            patched.setattr(os, name, preceded(getattr(os, name), by=before_each))
         yield
+
+
+def preceded(call: Callable[..., object], *, by: Callable[[], None]) -> Callable[..., object]:
+    def preceded_call(*args: object, **options: object) -> object:
+        by()
+        return call(*args, **options)
+
+    return preceded_call
 
 
 def killed_at(number: int) -> Callable[[], None]:
