@@ -30,6 +30,7 @@ from .pinned import new_sweep, pinned_for, record_launch
 from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
 from .progress import Progress
 from .students import keep_best_student
+from .upkeep import Compactor
 from .watch import Watch
 from .words import named, where_ids_are
 from .work import Config, Outcome, Pinned, Work, remove_leftover_checkpoints
@@ -328,6 +329,8 @@ def _run(
     log = lock.locks / f"{lock.epoch:06d}.log"
     run = executor.make(grid.resources, log=log, tell=progress.tell)
 
+    compactor = Compactor(sweep, lock, running=lambda: tuple(agenda.running))
+
     def settle(work: Work, outcome: Outcome) -> None:
         problem = None
         if work.what == "teacher" and outcome.status == "completed":
@@ -335,6 +338,7 @@ def _run(
         if problem is not None:
             refused.append(problem)
         agenda.settle(work.id, outcome, is_usable=problem is None)
+        compactor.note()
         progress.note(work, outcome)
         if work.what == "trial" and outcome.status == "completed":
             group = scores[work.group_id]
@@ -343,7 +347,7 @@ def _run(
                 keep_best_student(sweep, group)
 
     watch = Watch(agenda, lock, drain, refresh=progress.refresh)
-    with progress, watch, signals(drain, agenda):
+    with progress, watch, compactor, signals(drain, agenda):
         try:
             run(agenda, make_work=dispatch, settle=settle, hear=lambda _, __: None)
         except ClusterLostError as error:
