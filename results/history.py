@@ -1,6 +1,5 @@
 """What an attempt logs while it trains: parts of rows, each a step."""
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from .compact import RESERVED, Block, is_part, part_place
 from .files import publish
-from .schema import AttemptKey, Damaged, attempt_key
+from .parts import Parts, every, read_parts
+from .schema import AttemptKey, attempt_key
 from .source import Source
-from .tables import concatenate, read_parts, stamp, write_table
-
-_PART = re.compile(r"(([0-9a-f]{8,64})\.(\d+)-(\d+))\.(\d+)\.parquet")
+from .tables import write_table
 
 
 class Origin(NamedTuple):
@@ -41,6 +40,8 @@ class HistoryWriter:
         """Add what a step logged; a second call for a step adds to its row."""
         if "step" in values:
             raise ValueError("'step' is the name of the column that counts the steps")
+        if reserved := [name for name in values if name.startswith(RESERVED)]:
+            raise ValueError(f"{reserved[0]!r}: names that begin with {RESERVED!r} are taken")
         row = self._rows.setdefault(int(step), {})
         row.update({name: float(value) for name, value in values.items()})
 
@@ -71,43 +72,60 @@ class HistoryWriter:
 class Logged(NamedTuple):
     """The parts of some attempts."""
 
-    tables: Mapping[AttemptKey, pa.Table]
-    """By attempt, in the order they were logged."""
+    parts: Parts
     origins: Mapping[AttemptKey, Origin]
     """Of the attempts that were resumed."""
-    damaged: tuple[Damaged, ...]
 
 
-def read_logged(source: Source, *, wanted: Callable[[str], bool]) -> Logged:
-    """Every readable part of the attempts whose id is wanted, committed or not."""
+def read_logged(
+    source: Source,
+    *,
+    wanted: Callable[[str], bool],
+    columns: Callable[[str], bool] = every,
+) -> Logged:
+    """Every readable part of the attempts whose id is wanted, committed or not.
+
+    Args:
+        source: The store.
+        wanted: Whether a trial's or teacher's history is to be read, by its id.
+        columns: Which columns are needed; more may come.
+    """
     parts = read_parts(
         source,
         "history",
-        kind="history",
-        wanted=lambda name: (match := _PART.fullmatch(name)) is not None and wanted(match[2]),
-        check=_check_part,
+        wanted=lambda name: is_logged(name) and wanted(part_place(name)[0].id),
+        check=check_history,
+        columns=lambda name: name == "step" or columns(name),
+        compacted="history",
     )
-    by_attempt: dict[AttemptKey, dict[int, pa.Table]] = {}
-    origins: dict[AttemptKey, Origin] = {}
-    for name, table in parts.tables.items():
-        key, number = _part_place(name)
-        by_attempt.setdefault(key, {})[number] = table
-        parent = stamp(table, "resumed_from")
-        if parent is not None:
-            epoch, _, attempt = parent.partition("-")
-            step = int(stamp(table, "resumed_from_step") or 0)
-            origins[key] = Origin(attempt_key(key.id, int(epoch), int(attempt)), step)
-    tables = {
-        key: concatenate([found[number] for number in sorted(found)])
-        for key, found in by_attempt.items()
+    origins = {
+        part.key: _origin(part.key, part.stamps)
+        for block in parts.blocks
+        for part in block.parts
+        if "resumed_from" in part.stamps
     }
-    return Logged(tables, origins, parts.damaged)
+    return Logged(parts, origins)
 
 
-def logged_attempts(source: Source) -> tuple[AttemptKey, ...]:
-    """The attempts of which there is a history, by the names of the files alone."""
-    names = (name for name in source.names("history") if _PART.fullmatch(name))
-    return tuple(sorted({_part_place(name)[0] for name in names}))
+def is_logged(name: str) -> bool:
+    """Whether a name is that of a part of a history."""
+    return is_part(name) and (part_place(name)[1] or "").isdigit()
+
+
+def check_history(block: Block) -> None:
+    """Refuse rows that are not those of the attempts which their names say."""
+    if block.table.schema.get_field_index("step") < 0:
+        raise ValueError("column 'step' is missing")
+    for part in block.parts:
+        # A compact file tells of its parts by their names alone.
+        if part.stamps.get("attempt", str(part.key)) != str(part.key):
+            raise ValueError("the file's name and its content name different attempts")
+
+
+def _origin(key: AttemptKey, stamps: Mapping[str, str]) -> Origin:
+    epoch, _, number = stamps["resumed_from"].partition("-")
+    parent = attempt_key(key.id, int(epoch), int(number))
+    return Origin(parent, int(stamps.get("resumed_from_step", 0)))
 
 
 def _table(rows: Mapping[int, Mapping[str, float]]) -> pa.Table:
@@ -117,17 +135,3 @@ def _table(rows: Mapping[int, Mapping[str, float]]) -> pa.Table:
         # A value that was not logged is null; one that was logged as NaN stays NaN.
         columns[name] = pa.array([row.get(name) for row in rows.values()], pa.float64())
     return pa.table(columns)
-
-
-def _check_part(name: str, table: pa.Table) -> None:
-    if table.schema.get_field_index("step") < 0:
-        raise ValueError("column 'step' is missing")
-    if stamp(table, "attempt") != str(_part_place(name)[0]):
-        raise ValueError("the file's name and its content name different attempts")
-
-
-def _part_place(name: str) -> tuple[AttemptKey, int]:
-    match = _PART.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name} names no part of a history")
-    return AttemptKey(match[2], int(match[3]), int(match[4])), int(match[5])

@@ -1,17 +1,23 @@
 """A student's logits on a split, row by row."""
 
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .compact import Block, is_part, part_place
+from .parts import Parts, every, read_parts
 from .schema import SPLIT, AttemptKey, Damaged
 from .source import Source
-from .tables import decode, read_parts
 
-_FILE = re.compile(r"[0-9a-f]{8,64}\.\d+-\d+\.[a-z]{1,32}\.parquet")
+
+class Predicted(NamedTuple):
+    """What was found of an attempt's predictions on a split."""
+
+    table: pa.Table | None
+    damaged: tuple[Damaged, ...]
 
 
 def prediction_file(key: AttemptKey, split: str) -> str:
@@ -38,23 +44,36 @@ def prediction_table(
     return pa.table(columns)
 
 
-def read_predictions(source: Source, key: AttemptKey, split: str) -> pa.Table:
-    """The predictions of an attempt on a split.
-
-    Raises:
-        FileNotFoundError: None were kept.
-    """
-    path = f"predictions/{prediction_file(key, split)}"
-    return decode(source.content(path), kind="predictions", name=path)
+def read_predictions(source: Source, key: AttemptKey, split: str) -> Predicted:
+    """The predictions of an attempt on a split."""
+    name = prediction_file(key, split)
+    parts = read_predicted(source, wanted=lambda found: found == name)
+    found = [block.table for block in parts.blocks if block.parts]
+    return Predicted(_own_columns(found[0]) if found else None, parts.damaged)
 
 
-def damaged_predictions(source: Source) -> tuple[Damaged, ...]:
-    """The predictions that cannot be read."""
-    parts = read_parts(
+def read_predicted(source: Source, *, wanted: Callable[[str], bool] = every) -> Parts:
+    """Every readable prediction whose file's name is wanted."""
+    return read_parts(
         source,
         "predictions",
-        kind="predictions",
-        wanted=lambda name: _FILE.fullmatch(name) is not None,
-        check=lambda _, table: table.column("row"),
+        wanted=lambda name: is_predicted(name) and wanted(name),
+        check=check_predictions,
+        compacted="predictions",
     )
-    return parts.damaged
+
+
+def is_predicted(name: str) -> bool:
+    """Whether a name is that of predictions on a split."""
+    return is_part(name) and SPLIT.fullmatch(part_place(name)[1] or "") is not None
+
+
+def check_predictions(block: Block) -> None:
+    """Refuse what is no table of predictions."""
+    block.table.column("row")
+
+
+def _own_columns(table: pa.Table) -> pa.Table:
+    """A table without the classes of others that lay beside it: no logit is ever null."""
+    names = [name for name in table.column_names if table[name].null_count < table.num_rows]
+    return table.select(names or table.column_names)

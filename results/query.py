@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 NOT_ACTING = "-"
 """Stands for the value of an axis on a trial on which it does not act."""
@@ -67,7 +67,7 @@ def aggregate(
     cells = units.groupby(list(by), observed=True, as_index=False).agg(
         n=("value", "size"), trials=("trials", "sum"), mean=("value", "mean"), sd=("value", "std")
     )
-    quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, np.maximum(cells["n"] - 1, 1))
+    quantile = special.stdtrit(np.maximum(cells["n"] - 1, 1), (1 + _CONFIDENCE) / 2)
     half_width = quantile * cells["sd"] / np.sqrt(cells["n"])
     cells = cells.assign(lo=cells["mean"] - half_width, hi=cells["mean"] + half_width)
     cells.attrs["left_out"] = completed.attrs["left_out"]

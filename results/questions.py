@@ -18,9 +18,9 @@ from .columns import (
     check_column,
     metric_column,
 )
-from .curves import counted_attempt, long_frame, select_rows, trial_curves, wide_frame
+from .curves import counted_attempt, long_frame, thinned, trial_curves, wide_frame
 from .failures import group_failures
-from .frames import planned_axes, stages_frame, teachers_frame, trials_frame
+from .frames import planned_axes, planned_trials, stages_frame, teachers_frame, trials_frame
 from .predictions import read_predictions
 from .query import aggregate, best_groups, best_trials, pivot
 from .schema import Damaged
@@ -118,15 +118,14 @@ class Results:
         if every < 1:
             raise ValueError(f"every={every}: keep every row (1) or fewer (2, 3, ...)")
         ids = self._ids(trials)
-        curves, damaged = trial_curves(self._snapshot, ids)
-        _warn(damaged)
         wanted = [metrics] if isinstance(metrics, str) else metrics
-        known = dict.fromkeys(name for curve in curves.values() for name in curve.column_names)
+        curves = trial_curves(self._snapshot, ids, wanted)
+        _warn(curves.damaged)
         # Where nothing is logged yet, nobody can say which metrics there will be.
         for name in wanted or ():
-            if known:
-                check_column(tuple(known), name)
-        kept = {id: select_rows(curve, wanted, every=every) for id, curve in curves.items()}
+            if curves.ids:
+                check_column(curves.columns, name)
+        kept = thinned(curves, every=every)
         return long_frame(kept) if long else wide_frame(kept, wanted or ())
 
     def predictions(self, trial: str, *, split: Split = "report") -> pd.DataFrame:
@@ -140,7 +139,11 @@ class Results:
         key = counted_attempt(self._snapshot, trial, logged=None)
         if key is None:
             raise FileNotFoundError(f"trial {trial} has no finished attempt, so no predictions")
-        frame: pd.DataFrame = read_predictions(self._snapshot.source, key, split).to_pandas()
+        table, damaged = read_predictions(self._snapshot.source, key, split)
+        _warn(damaged)
+        if table is None:
+            raise FileNotFoundError(f"the sweep kept no predictions of {trial} on {split}")
+        frame: pd.DataFrame = table.to_pandas()
         return frame
 
     def failures(self) -> pd.DataFrame:
@@ -290,9 +293,9 @@ class Results:
         return keys
 
     def _ids(self, trials: str | Iterable[str] | None) -> tuple[str, ...]:
-        known = self._trials["trial_id"]
+        known = planned_trials(self._snapshot, include_inactive=self._include_inactive)
         if trials is None:
-            return tuple(known)
+            return known
         ids = (trials,) if isinstance(trials, str) else tuple(dict.fromkeys(trials))
         every = {*known, *self._teachers["teacher_id"], *self._stages["stage_id"]}
         unknown = [id for id in ids if id not in every]

@@ -11,12 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from .compact import Block, is_part, part_place
+from .parts import read_parts
+from .parts import tables as tables_of
 from .rows import ATTEMPTS, PLAN, check_columns
 from .schema import SCHEMA_VERSION, AttemptKey, Damaged, DamagedSweepError, NewerStoreError
 from .source import LocalSource, Source
-from .tables import concatenate, read_parts, stamp
+from .tables import concatenate, stamp
 
-_ATTEMPT = re.compile(r"([0-9a-f]{8,64})\.(\d+)-(\d+)\.parquet")
 _PLAN = re.compile(r"(\d+)-(\d+)\.parquet")
 _LOCK = re.compile(r"(\d+)\.(json|beat|released)")
 
@@ -79,14 +81,13 @@ def read_plans(source: Source) -> Plans:
     parts = read_parts(
         source,
         "plan",
-        kind="plan",
         wanted=lambda name: _PLAN.fullmatch(name) is not None,
         check=_check_plan,
     )
     by_epoch: dict[int, dict[int, pa.Table]] = {}
-    for name, table in parts.tables.items():
-        epoch, number = _plan_place(name)
-        by_epoch.setdefault(epoch, {})[number] = table
+    for block in parts.blocks:
+        epoch, number = _plan_place(block.parts[0].name)
+        by_epoch.setdefault(epoch, {})[number] = block.table
     complete = [
         concatenate([found[number] for number in sorted(found)])
         for _, found in sorted(by_epoch.items(), reverse=True)
@@ -101,11 +102,11 @@ def read_attempts(source: Source) -> Attempts:
     parts = read_parts(
         source,
         "attempts",
-        kind="attempts",
-        wanted=lambda name: _ATTEMPT.fullmatch(name) is not None,
-        check=_check_attempt,
+        wanted=is_attempt,
+        check=check_attempts,
+        compacted="attempts",
     )
-    table = concatenate([ATTEMPTS.empty_table(), *parts.tables.values()])
+    table = concatenate([ATTEMPTS.empty_table(), *tables_of(parts.blocks)])
     order = [("epoch", "ascending"), ("number", "ascending"), ("id", "ascending")]
     return Attempts(table.sort_by(order), parts.damaged)
 
@@ -127,27 +128,27 @@ def read_running(source: Source) -> frozenset[str]:
     return running if _lives(source, beat, age) else frozenset()
 
 
-def attempt_key_of(name: str) -> AttemptKey:
-    """The attempt that a file of the folder `attempts` is about."""
-    match = _ATTEMPT.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name} names no attempt")
-    return AttemptKey(match[1], int(match[2]), int(match[3]))
+def is_attempt(name: str) -> bool:
+    """Whether a name is that of the row of an attempt."""
+    return is_part(name) and part_place(name)[1] is None
 
 
-def _check_plan(name: str, table: pa.Table) -> None:
-    check_columns(table, PLAN)
-    if stamp(table, "part") != str(_plan_place(name)[1]):
-        raise ValueError("the file's name and its content name different parts")
-
-
-def _check_attempt(name: str, table: pa.Table) -> None:
+def check_attempts(block: Block) -> None:
+    """Refuse rows that are not those of the attempts which their names say."""
+    table = block.table
     check_columns(table, ATTEMPTS)
-    if table.num_rows != 1:
-        raise ValueError(f"{table.num_rows} rows instead of one")
-    key = AttemptKey(*(table[name][0].as_py() for name in ("id", "epoch", "number")))
-    if key != attempt_key_of(name):
+    if table.num_rows != len(block.parts):
+        raise ValueError(f"{table.num_rows} rows instead of {len(block.parts)}")
+    columns = [table[name].to_pylist() for name in ("id", "epoch", "number")]
+    keys = (AttemptKey(*found) for found in zip(*columns, strict=True))
+    if [f"{key}.parquet" for key in keys] != [part.name for part in block.parts]:
         raise ValueError("the file's name and its content name different attempts")
+
+
+def _check_plan(block: Block) -> None:
+    check_columns(block.table, PLAN)
+    if stamp(block.table, "part") != str(_plan_place(block.parts[0].name)[1]):
+        raise ValueError("the file's name and its content name different parts")
 
 
 def _plan_place(name: str) -> tuple[int, int]:

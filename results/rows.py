@@ -1,10 +1,8 @@
 """Plan rows and attempts as Arrow tables, and back."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, cast
 
 import pyarrow as pa
 
@@ -76,18 +74,22 @@ def plan_table(rows: Sequence[PlanRow]) -> pa.Table:
 
 def plan_rows(table: pa.Table) -> tuple[PlanRow, ...]:
     """The rows of a plan; each names every axis of the plan, None where it does not act."""
+    axes = [name for name in table.column_names if name.startswith(AXIS)]
+    names = [name.removeprefix(AXIS) for name in axes]
+    values = [table[name].to_pylist() for name in axes]
+    fixed = {field.name: table[field.name].to_pylist() for field in PLAN}
     return tuple(
         PlanRow(
-            what=row["what"],
-            id=row["id"],
-            group_id=row["group_id"],
-            axes=_beginning(AXIS, row),
-            config_json=row["config_json"],
-            labels=tuple(row["labels"]),
-            depends_on=tuple(row["depends_on"]),
-            reason=row["reason"],
+            what=fixed["what"][row],
+            id=fixed["id"][row],
+            group_id=fixed["group_id"][row],
+            axes={name: of_axis[row] for name, of_axis in zip(names, values, strict=True)},
+            config_json=fixed["config_json"][row],
+            labels=tuple(fixed["labels"][row]),
+            depends_on=tuple(fixed["depends_on"][row]),
+            reason=fixed["reason"][row],
         )
-        for row in table.to_pylist()
+        for row in range(table.num_rows)
     )
 
 
@@ -120,43 +122,62 @@ def attempt_table(attempt: Attempt) -> pa.Table:
 
 def attempts(table: pa.Table) -> tuple[Attempt, ...]:
     """The attempts in a table of one or many."""
+    fixed = {field.name: table[field.name].to_pylist() for field in ATTEMPTS}
+    parents = zip(fixed["resumed_from_epoch"], fixed["resumed_from_number"], strict=True)
+    columns = {
+        name.removeprefix(VALUE): table[name]
+        for name in table.column_names
+        if name.startswith(VALUE)
+    }
     return tuple(
         Attempt(
-            id=row["id"],
-            what=row["what"],
-            group_id=row["group_id"],
-            epoch=row["epoch"],
-            number=row["number"],
-            status=row["status"],
-            failure_class=row["failure_class"],
-            error=row["error"],
-            started=cast("datetime", row["started"]),
-            ended=cast("datetime", row["ended"]),
-            config_json=row["config_json"],
-            resolved_json=row["resolved_json"],
-            resumed_from=_parent(row),
-            resumed_from_step=row["resumed_from_step"],
-            values={
-                name: value for name, value in _beginning(VALUE, row).items() if value is not None
-            },
+            id=fixed["id"][row],
+            what=fixed["what"][row],
+            group_id=fixed["group_id"][row],
+            epoch=fixed["epoch"][row],
+            number=fixed["number"][row],
+            status=fixed["status"][row],
+            failure_class=fixed["failure_class"][row],
+            error=fixed["error"][row],
+            started=fixed["started"][row],
+            ended=fixed["ended"][row],
+            config_json=fixed["config_json"][row],
+            resolved_json=fixed["resolved_json"][row],
+            resumed_from=None if epoch is None or number is None else (epoch, number),
+            resumed_from_step=fixed["resumed_from_step"][row],
+            values=_Values(columns, row),
         )
-        for row in table.to_pylist()
+        for row, (epoch, number) in enumerate(parents)
     )
 
 
-def _parent(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    epoch, number = row["resumed_from_epoch"], row["resumed_from_number"]
-    return None if epoch is None or number is None else (epoch, number)
+class _Values(Mapping[str, Scalar]):
+    """The values of one row, each taken out when it is asked for: of most rows few are."""
+
+    def __init__(self, columns: Mapping[str, pa.ChunkedArray], row: int) -> None:
+        self._columns = columns
+        self._row = row
+
+    def __getitem__(self, name: str) -> Scalar:
+        value: Scalar | None = self._columns[name][self._row].as_py()
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (
+            name for name, column in self._columns.items() if column[self._row].as_py() is not None
+        )
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _beginning(prefix: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
-    }
 
 
 def _value(name: str, value: Scalar) -> pa.Array:

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 Scalar = str | int | float | bool
 """What a cell may hold; numbers are stored as float64."""
 
-SCHEMA_VERSION = 1
-"""Raised when a column changes its meaning or type; adding columns does not raise it."""
+SCHEMA_VERSION = 2
+"""Raised when a column changes its meaning or type, or where older versions would miss something;
+adding columns does not raise it. 2: parts may lie in compact files."""
 
 AttemptStatus = Literal["completed", "stopped", "failed", "interrupted"]
 """How an attempt ended; `stopped`: early stopping ended it, and it may go on one day."""

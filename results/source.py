@@ -1,5 +1,8 @@
 """Where a store is read from: a folder of this machine, or any URL that fsspec knows."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +15,13 @@ class Source(Protocol):
 
     def content(self, path: str) -> bytes:
         """A file's bytes.
+
+        Raises:
+            FileNotFoundError: It is not there, or not any more.
+        """
+
+    def open(self, path: str) -> Any:  # noqa: ANN401  # pyarrow ships no types
+        """A file of which parts can be read, for Arrow; a file that was opened stays readable.
 
         Raises:
             FileNotFoundError: It is not there, or not any more.
@@ -39,7 +49,16 @@ class LocalSource:
 
     def content(self, path: str) -> bytes:
         """A file's bytes."""
-        return (self._folder / path).read_bytes()
+        with _vanishing():
+            return (self._folder / path).read_bytes()
+
+    def open(self, path: str) -> Any:  # noqa: ANN401  # pyarrow ships no types
+        """A file of which parts can be read."""
+        import pyarrow as pa
+
+        with _vanishing():
+            # Not mapped: whoever truncates a mapped file kills its readers.
+            return pa.OSFile(str(self._folder / path))
 
     def age_seconds(self, path: str, *, now: float) -> float | None:
         """How long ago a file was written."""
@@ -47,6 +66,17 @@ class LocalSource:
             return now - (self._folder / path).stat().st_mtime
         except FileNotFoundError:
             return None
+
+
+@contextmanager
+def _vanishing() -> Iterator[None]:
+    """Say of a file that another host removed what is said of one removed here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise FileNotFoundError(*error.args) from error
+        raise
 
 
 class RemoteSource:
@@ -76,6 +106,10 @@ class RemoteSource:
         """A file's bytes."""
         content: bytes = self._files.cat_file(f"{self._root}/{path}")
         return content
+
+    def open(self, path: str) -> Any:  # noqa: ANN401  # fsspec ships no types
+        """A file of which parts can be read."""
+        return self._files.open(f"{self._root}/{path}", "rb")
 
     def age_seconds(self, path: str, *, now: float) -> None:
         """Unknown: not every kind of store tells."""

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .compact import CompactName
 from .files import is_temporary, publish, remove_temporaries, replace, sync
 from .history import HistoryWriter, Origin, read_logged
-from .predictions import damaged_predictions, prediction_file, prediction_table
-from .reader import read_attempts, read_plans, read_sweep
+from .parts import every
+from .predictions import prediction_file, prediction_table, read_predicted
+from .reader import is_attempt, read_attempts, read_plans, read_sweep
 from .rows import attempt_table, attempts, plan_rows, plan_table
 from .schema import SCHEMA_VERSION, Attempt, PlanRow, attempt_key, check_counts, check_id
 from .source import LocalSource
@@ -28,6 +30,8 @@ _FOLDERS = (
     "history",
     "predictions",
     "students",
+    "compact",
+    "quarantine",
     "work",
     "locks",
     "decisions",
@@ -194,6 +198,14 @@ class Store:
         """All committed attempts, by epoch, number and id; damaged ones are left out."""
         return attempts(read_attempts(self.source).table)
 
+    def has_attempts(self) -> bool:
+        """Whether an attempt was ever committed, by the names of the files alone."""
+        names = self.source.names("attempts"), self.source.names("compact")
+        return any(map(is_attempt, names[0])) or any(
+            told is not None and told.kind == "attempts"
+            for told in map(CompactName.parse, names[1])
+        )
+
     def open_history(
         self,
         id: str,
@@ -250,8 +262,8 @@ class Store:
         found = [
             *read_plans(self.source).damaged,
             *read_attempts(self.source).damaged,
-            *read_logged(self.source, wanted=lambda _: True).damaged,
-            *damaged_predictions(self.source),
+            *read_logged(self.source, wanted=every).parts.damaged,
+            *read_predicted(self.source).damaged,
         ]
         return tuple((self.folder / part.path, part.reason) for part in found)
 

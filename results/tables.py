@@ -1,37 +1,26 @@
 """Arrow tables to Parquet files and back: one way to write, one way to read, versions checked."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, Literal, assert_never
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .schema import SCHEMA_VERSION, Damaged, NewerStoreError
-from .source import Source
+from .schema import SCHEMA_VERSION, NewerStoreError
 
 Kind = Literal["plan", "attempts", "history", "predictions"]
 
-_PREFIX = "kdsweep."
-_FETCHERS = 8
-_ROUNDS = 3
-
-
-class Parts(NamedTuple):
-    """What a folder held."""
-
-    tables: Mapping[str, pa.Table]
-    """By file name."""
-    damaged: tuple[Damaged, ...]
+PREFIX = "kdsweep."
+"""Begins what a part says of itself in its metadata."""
 
 
 def write_table(
     table: pa.Table, path: Path, *, kind: Kind, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write one part."""
-    stamps = {"schema_version": str(SCHEMA_VERSION), "table": kind, **(metadata or {})}
-    table = table.replace_schema_metadata({_PREFIX + key: stamps[key] for key in stamps})
+    told = {"schema_version": str(SCHEMA_VERSION), "table": kind, **(metadata or {})}
+    table = table.replace_schema_metadata({PREFIX + key: told[key] for key in told})
     pq.write_table(table, path, write_page_checksum=True, **_encoding(kind, table.schema))
 
 
@@ -56,9 +45,16 @@ def _encoding(kind: Kind, schema: pa.Schema) -> dict[str, Any]:
 
 def stamp(table: pa.Table | pa.Schema, key: str) -> str | None:
     """What a part, or its schema, says of itself under a key."""
+    return stamps(table).get(key)
+
+
+def stamps(table: pa.Table | pa.Schema) -> dict[str, str]:
+    """All that a part, or its schema, says of itself."""
     metadata = table.metadata if isinstance(table, pa.Schema) else table.schema.metadata
-    value = (metadata or {}).get(f"{_PREFIX}{key}".encode())
-    return None if value is None else value.decode()
+    told = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+    return {
+        key.removeprefix(PREFIX): value for key, value in told.items() if key.startswith(PREFIX)
+    }
 
 
 def decode(content: bytes, *, kind: Kind, name: str) -> pa.Table:
@@ -76,74 +72,6 @@ def decode(content: bytes, *, kind: Kind, name: str) -> pa.Table:
     if int(version) > SCHEMA_VERSION:
         raise NewerStoreError(name, int(version))
     return file.read(use_threads=False)
-
-
-def read_parts(
-    source: Source,
-    folder: str,
-    *,
-    kind: Kind,
-    wanted: Callable[[str], bool],
-    check: Callable[[str, pa.Table], None],
-) -> Parts:
-    """Read all wanted files of a folder that others may be writing to.
-
-    Args:
-        source: The store.
-        folder: A folder of it.
-        kind: What its files hold.
-        wanted: Whether a file name is to be read; names with a leading dot never are.
-        check: Raises ValueError or KeyError if a table is not what its file's name says.
-    """
-
-    def fetch(name: str) -> bytes | Damaged | None:
-        path = f"{folder}/{name}"
-        try:
-            return source.content(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return Damaged(path, f"cannot be read: {error}")
-
-    tables: dict[str, pa.Table] = {}
-    damaged: dict[str, Damaged] = {}
-    # Fetching waits for the disk or the network. Decoding holds the interpreter for so much of its
-    # time that more threads only slow it down (1,000 attempts: 1.4 s in one, 1.9 s in two).
-    with ThreadPoolExecutor(_FETCHERS) as pool:
-        # A file that vanished was replaced by another, which the next look finds.
-        for _ in range(_ROUNDS):
-            damaged.clear()
-            names = [
-                name
-                for name in source.names(folder)
-                if not name.startswith(".") and wanted(name) and name not in tables
-            ]
-            for name, content in zip(names, pool.map(fetch, names), strict=True):
-                part = _checked(content, f"{folder}/{name}", kind=kind, check=check)
-                if isinstance(part, Damaged):
-                    damaged[name] = part
-                elif part is not None:
-                    tables[name] = part
-            if all(name in tables for name in names):
-                break
-    return Parts(dict(sorted(tables.items())), tuple(damaged.values()))
-
-
-def _checked(
-    content: bytes | Damaged | None,
-    path: str,
-    *,
-    kind: Kind,
-    check: Callable[[str, pa.Table], None],
-) -> pa.Table | Damaged | None:
-    if not isinstance(content, bytes):
-        return content
-    try:
-        table = decode(content, kind=kind, name=path)
-        check(path.rpartition("/")[2], table)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        return Damaged(path, str(error).partition("\n")[0])
-    return table
 
 
 def take(table: pa.Table, rows: Sequence[int | None]) -> pa.Table:

@@ -321,6 +321,17 @@ def logs(folder: Folder, trial: TrialId) -> None:
 
 
 @app.command()
+def compact(folder: Folder) -> None:
+    """Merge the files of a sweep that nobody launches; a launch merges by itself."""
+    from .upkeep import compact as merge
+    from .words import count
+
+    notes = stderr()
+    done = merge(folder, tell=lambda message: notes.print(message, highlight=False))
+    typer.echo(f"merged {count(done.parts, 'part')}, removed {count(done.removed, 'file')}")
+
+
+@app.command()
 def explain(
     word: Annotated[
         str | None, typer.Argument(metavar="[WORD]", help="Such as `relations` or `uniform`.")

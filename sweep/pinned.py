@@ -76,7 +76,7 @@ def pinned_for(sweep: Store, grid: Grid) -> Pinned:
         InputError: Grid or host would change the numbers of trials, so they are refused.
     """
     told = sweep.read_sweep()
-    if "pinned" not in told or not sweep.read_attempts():
+    if "pinned" not in told or not sweep.has_attempts():
         return pin(grid)
     pinned = Pinned.model_validate(told["pinned"])
     compared: dict[str, tuple[object, object, str]] = {

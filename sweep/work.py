@@ -2,10 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
 import socket
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Set
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -511,6 +512,20 @@ def remove_old_checkpoints(store: Store, id: str) -> None:
     found = store.work_folder(id, 0, 0).parent.glob("*/checkpoints/step-*")
     for old in sorted(found, key=age)[:-1]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftover_checkpoints(store: Store, done: Set[str]) -> None:
+    """The same for all of these, of which hardly any has one left: one look at each, no more."""
+    for id in done & _names(store.folder / "work"):
+        folder = store.work_folder(id, 0, 0).parent
+        if any((folder / attempt / "checkpoints").is_dir() for attempt in _names(folder)):
+            remove_checkpoints(store, id)
+
+
+def _names(folder: Path) -> set[str]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return {entry.name for entry in entries}
+    return set()
 
 
 @contextmanager

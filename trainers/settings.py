@@ -1,6 +1,8 @@
 """How a host runs trials: what is part of no trial's id, and the same for all of a sweep."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "bf16"]
@@ -29,6 +31,9 @@ class Settings:
 
 def fast_precision(device: str) -> Precision:
     """`bf16` where the hardware multiplies it, else `fp32`."""
+    if device == "cpu" and (flags := cpu_flags()):
+        # Whoever finds nothing to do need not wait for torch.
+        return "bf16" if flags & {"avx512_bf16", "amx_tile"} else "fp32"
     import torch
 
     if torch.device(device).type == "cuda":
@@ -36,3 +41,13 @@ def fast_precision(device: str) -> Precision:
     # These two read the CPU's own flags; there is no public name for them.
     multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if multiplies else "fp32"
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the kernel says that an x86 processor can do; nothing where it does not say."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    found = re.search(r"^flags\s*:(.*)$", told, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()

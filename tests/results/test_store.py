@@ -298,15 +298,15 @@ def test_attempts_of_a_newer_version_are_a_clear_error(
 ) -> None:
     store = new_store(tmp_path)
     with monkeypatch.context() as newer:
-        newer.setattr("kdsweep.results.tables.SCHEMA_VERSION", 2)
+        newer.setattr("kdsweep.results.tables.SCHEMA_VERSION", 3)
         store.commit_attempt(make_attempt(), fence=allow)
-    with pytest.raises(NewerStoreError, match=r"schema version 2, and this kdsweep .* up to 1"):
+    with pytest.raises(NewerStoreError, match=r"schema version 3, and this kdsweep .* up to 2"):
         store.read_attempts()
 
 
 def test_a_sweep_of_a_newer_version_is_a_clear_error(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    (store.folder / "sweep.json").write_text(json.dumps({"schema_version": 2}))
+    (store.folder / "sweep.json").write_text(json.dumps({"schema_version": 3}))
     with pytest.raises(NewerStoreError, match="pip install --upgrade kdsweep"):
         store.read_sweep()
 
@@ -360,6 +360,9 @@ class Merging:
             self._staged.rename(self._by)
         return self._source.content(path)
 
+    def open(self, path: str) -> object:
+        return self._source.open(path)
+
     def age_seconds(self, path: str, *, now: float) -> float | None:
         return None
 
@@ -403,7 +406,8 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows, labels = np.array([2, 0, 1]), np.array([1, 0, 1])
     logits = np.array([[0.1, -0.2], [1.5, 2.5], [np.nan, -3.0]], dtype=np.float32)
     store.write_predictions(ID, 1, 2, "report", rows, labels, logits)
-    table = read_predictions(store.source, AttemptKey(ID, 1, 2), "report")
+    table, _ = read_predictions(store.source, AttemptKey(ID, 1, 2), "report")
+    assert table is not None
     assert table["row"].to_pylist() == [2, 0, 1]
     assert table["label"].to_pylist() == [1, 0, 1]
     found = np.column_stack([table["logit/0"].to_numpy(), table["logit/1"].to_numpy()])
