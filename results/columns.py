@@ -53,6 +53,32 @@ _ORDER = (
 )
 
 
+_COSTS = (
+    "parameters",
+    "flops_per_token",
+    "latency_ms",
+    "peak_memory_mb",
+    "seconds",
+    "wall_seconds",
+)
+"""First parts of columns of which less is better."""
+
+
+def is_cost(column: str) -> bool:
+    """Whether less of a column is better; more of a metric on select is.
+
+    Raises:
+        QuestionError: Nobody can say.
+    """
+    family = column.partition("/")[0]
+    if family not in (*_COSTS, "select") or column.endswith(("/loss", "/best_step")):
+        raise QuestionError(
+            f"{column!r}: neither a metric on select nor a cost, so nobody can say what is better; "
+            f"name metrics on select, and costs such as {', '.join(_COSTS[:3])}"
+        )
+    return family in _COSTS
+
+
 class UnknownColumnError(KeyError):
     """A column was asked for that is not there."""
 

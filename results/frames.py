@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.api.extensions import ExtensionDtype
 
-from .columns import NUMBERS, TEXTS, value_order
+from .columns import NUMBERS, TEXTS, is_cost, value_order
 from .labels import is_of_term, labelled, term_labels
 from .outcome import STATUSES, Outcome
 from .rows import AXIS, PLAN, VALUE
@@ -63,6 +63,51 @@ def stages_frame(snapshot: Snapshot) -> pd.DataFrame:
     planned = _planned(snapshot, "stage", include_inactive=False)
     columns = {"stage_id": _plain(planned["id"]), **_standing(snapshot, planned)}
     return _with_values(columns, snapshot, planned)
+
+
+def proposals_frame(snapshot: Snapshot, trials: pd.DataFrame) -> pd.DataFrame:
+    """One row for each filled slot of a search, by study and slot.
+
+    Args:
+        snapshot: The store.
+        trials: Its trials.
+    """
+    of_trial = trials.set_index("trial_id")
+    metrics = list(dict.fromkeys(name for study in snapshot.studies for name in study.metrics))
+    arms = dict.fromkeys(axis for study in snapshot.studies for axis in study.arm)
+    # What no trial has measured yet is a column all the same.
+    results = of_trial.reindex(columns=metrics).astype("float64")
+    rows: list[dict[str, object]] = []
+    for study in snapshot.studies:
+        for proposal in (each for each in snapshot.proposals if each.study == study.id):
+            mine = of_trial.reindex(list(proposal.trials))
+            rows.append(
+                {
+                    **dict.fromkeys(arms),
+                    **study.arm,
+                    "study": study.id,
+                    "slot": proposal.slot + 1,
+                    "group_id": next(iter(mine["group_id"]), None),
+                    "status": _slot_status(mine["status"]),
+                    **results.reindex(mine.index).mean(skipna=False),
+                }
+            )
+    names = [*arms, "study", "slot", "group_id", "status", *metrics]
+    frame = pd.DataFrame(rows, columns=names).astype({"slot": "int64"})
+    if metrics:
+        of_study = frame.groupby("study", sort=False)[metrics[0]]
+        best = of_study.cummin() if is_cost(metrics[0]) else of_study.cummax()
+        frame["best"] = best.groupby(frame["study"]).ffill()
+    return frame
+
+
+def _slot_status(trials: pd.Series) -> str:
+    """How a point stands whose trials stand so: as the one that is furthest from its end."""
+    found = set(trials.dropna())
+    if not found:
+        return "impossible"
+    order = ("failed", "blocked", "stopped", "running", "pending", "completed")
+    return next(status for status in order if status in found)
 
 
 def _task_name(task: Mapping[str, Any]) -> str | None:

@@ -4,10 +4,11 @@ Every answer says in `attrs["left_out"]` which trials it does not rest on: how m
 and how many completed ones lack the metric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
@@ -139,6 +140,65 @@ def best_groups(
     best = _highest(groups, chosen_by, by=by, n=len(groups) if n is None else n, tie="group_id")
     best.attrs["left_out"] = found.attrs["left_out"]
     return best
+
+
+def pareto_groups(
+    trials: pd.DataFrame, costs: Mapping[str, bool], shown: Sequence[str], axes: Sequence[str]
+) -> pd.DataFrame:
+    """The groups, by their means over seeds, that no other group beats.
+
+    Args:
+        trials: With any status.
+        costs: The columns that are compared, and whether less of each is better.
+        shown: Further columns, of which the mean is shown.
+        axes: Columns that tell the groups apart.
+
+    Returns:
+        In the order of the first column, the best first. Groups that are equal in all columns stay
+        or go together.
+    """
+    columns = list(costs)
+    found = scored(trials, columns[0])
+    for column in columns[1:]:
+        missing = int(found[column].isna().sum())
+        if missing:
+            found.attrs["left_out"][f"completed, without {column}"] = missing
+            found = found[found[column].notna()]
+    groups = found.groupby("group_id", observed=True, as_index=False).agg(
+        **{name: (name, "first") for name in axes},
+        seeds=("trial_id", "size"),
+        **{name: (name, "mean") for name in dict.fromkeys([*columns, *shown])},
+    )
+    signs = np.where([costs[name] for name in columns], 1.0, -1.0)
+    values = groups[columns].to_numpy(dtype="float64") * signs
+    front = groups[non_dominated(values)].sort_values(
+        [*columns, "group_id"], ascending=[*costs.values(), True]
+    )
+    front = front.reset_index(drop=True)
+    front.attrs["left_out"] = found.attrs["left_out"]
+    return front
+
+
+def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows no other row beats: as small in every column, and smaller in one.
+
+    Args:
+        values: Shape [points, objectives], less is better; finite.
+
+    Returns:
+        Shape [points]; of equal rows all or none.
+    """
+    is_front = np.zeros(len(values), dtype=bool)
+    front = np.empty((0, values.shape[1]))
+    # In lexicographic order whoever beats a row stands before it, and if it is itself beaten, then
+    # by a row of the front.
+    for row in np.lexsort(values.T[::-1]):
+        point = values[row]
+        beaten = (front <= point).all(axis=1) & (front < point).any(axis=1)
+        if not beaten.any():
+            is_front[row] = True
+            front = np.vstack([front, point])
+    return is_front
 
 
 def _highest(

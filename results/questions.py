@@ -16,13 +16,21 @@ from .columns import (
     Which,
     check_choice,
     check_column,
+    is_cost,
     metric_column,
 )
 from .curves import counted_attempt, long_frame, thinned, trial_curves, wide_frame
 from .failures import group_failures
-from .frames import planned_axes, planned_trials, stages_frame, teachers_frame, trials_frame
+from .frames import (
+    planned_axes,
+    planned_trials,
+    proposals_frame,
+    stages_frame,
+    teachers_frame,
+    trials_frame,
+)
 from .predictions import read_predictions
-from .query import aggregate, best_groups, best_trials, pivot
+from .query import aggregate, best_groups, best_trials, pareto_groups, pivot
 from .schema import Damaged
 from .snapshot import Snapshot, take_snapshot
 from .source import open_source
@@ -249,6 +257,44 @@ class Results:
         keys = self._keys([index, columns])
         cells = aggregate(self._with(column), column, keys, over_seeds=over_seeds)
         return pivot(self._trials, cells, index, columns, value="n" if counts else "mean")
+
+    def pareto(self, metrics: Sequence[str] = ("primary", "parameters")) -> pd.DataFrame:
+        """The groups that are a best compromise: none is as good in all metrics and better in one.
+
+        Args:
+            metrics: Of select (more is better) and costs such as `parameters` or `latency_ms` (less
+                is better); means over seeds are compared.
+
+        Returns:
+            `group_id`, the axes that vary, `seeds`, the metrics and `report/primary`, which is only shown.
+
+        Raises:
+            QuestionError: Fewer than two metrics, or one of which nobody can say what is better.
+            UnknownColumnError: There is no such column.
+        """
+        columns = [self._number(metric, split="select", which="last") for metric in metrics]
+        if len(set(columns)) < 2:
+            raise QuestionError(
+                f"{', '.join(metrics)}: a compromise is between two metrics or more"
+            )
+        costs = {column: is_cost(column) for column in columns}
+        axes = [
+            axis
+            for axis in self.axes
+            if axis != "seed" and self._trials[axis].nunique(dropna=False) > 1
+        ]
+        return pareto_groups(self._with(*columns), costs, ["report/primary"], axes)
+
+    def search(self) -> pd.DataFrame:
+        """What a search proposed, and the best so far by the number of its trials.
+
+        Returns:
+            One row for each slot that is filled, by study and slot: the axes that the study does
+            not choose, `slot` (from 1), `group_id` (missing where every point drawn was
+            impossible), `status`, the mean over seeds of each metric that the search improves, and
+            `best`, the best of the first of them so far in this study.
+        """
+        return proposals_frame(self._snapshot, self._trials)
 
     @cached_property
     def _trials(self) -> pd.DataFrame:

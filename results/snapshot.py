@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .outcome import Outcome, Try, outcomes
+from .proposals import Proposal, Study, first_of_each, read_proposals, read_studies
 from .reader import read_attempts, read_plans, read_running, read_sweep
 from .schema import AttemptKey, Damaged, DamagedSweepError
 from .source import Source
@@ -20,12 +21,16 @@ class Snapshot:
 
     source: Source
     plan: pa.Table
-    """The current plan."""
+    """The current plan, and what a search has added to it."""
     older_plans: tuple[pa.Table, ...]
-    """Earlier plans, the newest first."""
+    """Earlier plans, the newest first, and what searches have proposed at any time."""
     attempts: pa.Table
     running: frozenset[str]
     damaged: tuple[Damaged, ...]
+    studies: tuple[Study, ...] = ()
+    """Of the search that chooses what is planned."""
+    proposals: tuple[Proposal, ...] = ()
+    """Of these studies, by study and slot."""
 
     @cached_property
     def tries(self) -> Mapping[str, tuple[Try, ...]]:
@@ -53,20 +58,25 @@ def take_snapshot(source: Source) -> Snapshot:
         NewerStoreError: A newer version wrote it.
     """
     damaged: tuple[Damaged, ...] = ()
+    studies: tuple[Study, ...] = ()
     try:
-        read_sweep(source)
+        studies = read_studies(read_sweep(source))
     except DamagedSweepError as error:
         damaged = (Damaged("sweep.json", str(error)),)
     # Whoever is named by the beat first and has committed since is completed, not lost: attempts
     # are read last.
     running = read_running(source)
     plans = read_plans(source)
+    proposals = read_proposals(source)
+    active = proposals.of({study.id for study in studies})
     attempts = read_attempts(source)
     return Snapshot(
         source=source,
-        plan=plans.current,
-        older_plans=plans.older,
+        plan=first_of_each([plans.current, *active.tables]),
+        older_plans=(*plans.older, *proposals.tables),
         attempts=attempts.table,
         running=running,
-        damaged=(*damaged, *plans.damaged, *attempts.damaged),
+        damaged=(*damaged, *plans.damaged, *proposals.damaged, *attempts.damaged),
+        studies=studies,
+        proposals=active.found,
     )

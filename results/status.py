@@ -43,6 +43,8 @@ class Summary:
     """Until nothing is pending or running, at that rate; None while nobody can say."""
     damaged: int
     """Files that could not be read."""
+    slots: tuple[int, int] | None
+    """Of a search: filled, and planned; trials are counted as they are proposed. None without."""
 
 
 def summary(store: Store) -> Summary:
@@ -61,10 +63,12 @@ def summary(store: Store) -> Summary:
         for what in get_args(Work)
     }
     counts = _counts(outcomes["trial"])
+    filled, planned = len(snapshot.proposals), sum(study.slots for study in snapshot.studies)
+    per_slot = sum(counts.values()) / filled if filled else 1
     rate = pace(
         [each for each in outcomes["trial"] if each.status in ("completed", "stopped")],
         snapshot,
-        num_left=counts["pending"] + counts["running"],
+        num_left=counts["pending"] + counts["running"] + round(max(0, planned - filled) * per_slot),
     )
     return Summary(
         name=store.folder.name,
@@ -76,6 +80,7 @@ def summary(store: Store) -> Summary:
         trials_per_hour=rate and rate.trials_per_hour,
         seconds_left=rate and rate.seconds_left,
         damaged=len(snapshot.damaged),
+        slots=(filled, planned) if snapshot.studies else None,
     )
 
 

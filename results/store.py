@@ -15,6 +15,7 @@ from .files import is_temporary, publish, remove_temporaries, replace, sync
 from .history import HistoryWriter, Origin, read_logged
 from .parts import every
 from .predictions import prediction_file, prediction_table, read_predicted
+from .proposals import first_of_each, read_proposals, read_studies
 from .reader import is_attempt, read_attempts, read_plans, read_sweep
 from .rows import attempt_table, attempts, plan_rows, plan_table
 from .schema import SCHEMA_VERSION, Attempt, PlanRow, attempt_key, check_counts, check_id
@@ -24,6 +25,7 @@ from .tables import write_table
 _FOLDERS = (
     "grids",
     "plan",
+    "proposals",
     "teachers",
     "stages",
     "attempts",
@@ -173,8 +175,10 @@ class Store:
             )
 
     def read_plan(self) -> tuple[PlanRow, ...]:
-        """The current plan: the newest that was written to its end."""
-        return plan_rows(read_plans(self.source).current)
+        """The current plan: the newest that was written to its end, and what a search added."""
+        studies = {study.id for study in read_studies(self.read_sweep())}
+        proposed = read_proposals(self.source).of(studies).tables
+        return plan_rows(first_of_each([read_plans(self.source).current, *proposed]))
 
     def commit_attempt(self, attempt: Attempt, *, fence: Callable[[], None]) -> None:
         """Publish the row that says how an attempt ended.
@@ -261,6 +265,7 @@ class Store:
         """Every part that cannot be read, with the reason; the rest of the store is unharmed."""
         found = [
             *read_plans(self.source).damaged,
+            *read_proposals(self.source).damaged,
             *read_attempts(self.source).damaged,
             *read_logged(self.source, wanted=every).parts.damaged,
             *read_predicted(self.source).damaged,

@@ -1,19 +1,21 @@
 """Reads single axes: their path, their values, and what is wrong with either."""
 
 from collections.abc import Iterable
+from typing import Any, get_args
 
 from .axes import read_fixed, take_label
 from .knowledge import Term
 from .knowledge_reader import read_knowledge, read_stage_field, stage_paths
-from .not_built import NOT_BUILT, RANGES, TASKS, word_not_built
+from .not_built import NOT_BUILT, TASKS
 from .report import Report, did_you_mean, show
 from .sections import SECTIONS, Sections, section_paths
 from .shape import Shape
 from .stages import all_terms
 from .terms import read_term_field, term_paths
 from .tree import Path
-from .values import FIXED_AXES, Axis, Value
+from .values import FIXED_AXES, Axis, Range, RangeKind, Value
 
+RANGES: tuple[RangeKind, ...] = get_args(RangeKind)
 SHAPE_PATHS = tuple(f"shape.{name}" for name in Shape.model_fields)
 _SAME_LABEL = "if they differ, give each its own `label`"
 _AXES_MEND = (
@@ -58,14 +60,41 @@ class AxisReader:
         if path not in FIXED_AXES and path not in self.paths:
             self._refuse_path(path, place)
             return None
+        if isinstance(data, dict) and (kind := next(filter(data.__contains__, RANGES), None)):
+            return self._read_range(path, kind, data, at=place)
         values = self._knowledge.get(place) or self._values(path, data, at=place)
         return Axis(path, values, self._report.written(place)) if values else None
 
+    def _read_range(
+        self, path: str, kind: RangeKind, data: dict[str, Any], *, at: Path
+    ) -> Axis | None:
+        ends = data[kind]
+        if path in FIXED_AXES and path != "temperature":
+            what = "cannot be a range"
+            mend = (
+                "A search repeats seeds and never chooses them: list them, `[0, 1]`"
+                if path == "seed"
+                else "List the values: `[...]`"
+            )
+        elif len(data) > 1:
+            what, mend = f"has more keys than `{kind}`", f"Write `{{{kind}: [from, to]}}`"
+        elif flaw := _flaw_of_ends(kind, ends):
+            what, mend = flaw
+        else:
+            values = [
+                value
+                for n, end in enumerate(ends)
+                for value in self._value(path, end, at=(*at, kind, n))
+            ]
+            if len(values) < 2:
+                return None
+            if kind == "integers" or not isinstance(values[0].data, int):
+                return Axis(path, tuple(values), self._report.written(at), Range(kind, *ends))
+            what, mend = "takes whole numbers", f"Write `{{integers: {show(ends).strip('`')}}}`"
+        self._report.add((*at, kind), what, mend)
+        return None
+
     def _values(self, path: str, data: object, *, at: Path) -> tuple[Value, ...]:
-        if isinstance(data, dict) and (word := word_not_built(data, RANGES)):
-            mend = "List the values: `[...]`"
-            self._report.add(at, f"a range (`{word}`) {NOT_BUILT}", mend)
-            return ()
         if not isinstance(data, list):
             self._report.add(at, f"{show(data)} is not a list of values", f"Write `[{data}]`")
             return ()
@@ -137,3 +166,22 @@ class AxisReader:
 
 def _is_composite(item: object) -> bool:
     return isinstance(item, dict | list)
+
+
+def _flaw_of_ends(kind: RangeKind, ends: object) -> tuple[str, str] | None:
+    """What is wrong with a range's ends, and how to mend it; None if nothing is."""
+    form = f"Write `{{{kind}: [from, to]}}`"
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_number, ends)):
+        return f"{show(ends)} are not the two ends of a range", form
+    low, high = ends
+    if low >= high:
+        return f"{show(ends)} is empty", f"{form}, the lower end first"
+    if kind == "log" and low <= 0:
+        return f"{show(low)} has no logarithm", "Begin above 0, or write `uniform`"
+    if kind == "integers" and not all(float(end).is_integer() for end in ends):
+        return f"{show(ends)} are not whole numbers", "Write whole numbers, or `uniform`"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -61,7 +61,7 @@ def expand(grid: Grid, facts: Facts) -> Plan:
     Raises:
         GridError: An axis acts on no point at all, or early stopping on no trial.
     """
-    expander = _Expander(grid, facts)
+    expander = Expander(grid, facts)
     points = RawPoints(grid)
     for point in points:
         expander.add(point)
@@ -78,7 +78,9 @@ def expand(grid: Grid, facts: Facts) -> Plan:
     )
 
 
-class _Expander:
+class Expander:
+    """Resolves raw points, all of a grid or those of a search."""
+
     def __init__(self, grid: Grid, facts: Facts) -> None:
         self._grid = grid
         self._facts = facts
@@ -106,6 +108,16 @@ class _Expander:
             self.skipped.append(Skipped(columns, *broken))
         else:
             self.trials.append(PlannedTrial(self._trial(group, seed), columns))
+
+    def resolve(self, point: Point) -> PlannedTrial | Skipped:
+        """What a single point comes to, whatever came before it."""
+        group = self._resolver.group(point)
+        if isinstance(group, Broken):
+            return Skipped(self._resolver.written(point), *group)
+        columns = {**group.columns, "seed": point["seed"].data}
+        if broken := self._verdict(group):
+            return Skipped(columns, *broken)
+        return PlannedTrial(self._trial(group, point["seed"].data), columns)
 
     def _trial(self, group: Group, seed: int) -> Trial:
         # Every part is checked already; checking a hundred thousand trials again takes seconds.

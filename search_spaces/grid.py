@@ -9,6 +9,7 @@ from pydantic_core.core_schema import AnySchema, any_schema
 from .early_stopping import Asha
 from .plugins import PluginFile
 from .predicate import ExcludeRule, WhenRule
+from .search import GridSearch, Search
 from .sections import Sections
 from .spec import Count, Name, NonNegative, Positive, Spec, Tries
 from .task import Task, Teacher
@@ -105,13 +106,6 @@ class Budget(Spec):
     """Number of trials; null: all of them."""
 
 
-class Search(Spec):
-    """How points are chosen."""
-
-    method: Literal["grid"] = "grid"
-    """`grid`: every point. Searching is not built yet."""
-
-
 class Grid(Spec):
     """A sweep's file, read and checked."""
 
@@ -140,8 +134,8 @@ class Grid(Spec):
     """Points that are left out."""
     training: Training = Training()
     """How students are optimised; what axes and rules do not say."""
-    search: Search = Search()
-    """How points are chosen."""
+    search: Search = GridSearch(method="grid")
+    """How points are chosen: all of them, or those that a search proposes."""
     early_stopping: Asha | None = None
     """Which trials are stopped before their end; null: none. Part of no id."""
     resources: Resources = Resources()

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from .errors import GridError, Problem
 from .grid import Grid
-from .not_built import NOT_BUILT, SEARCHES, TASKS, word_not_built
+from .not_built import NOT_BUILT, TASKS
 from .plugins import ReadBytes, name_losses, read_bytes, read_plugins
 from .points import PointReader
 from .report import Report, did_you_mean, nearest, show
+from .search import METHODS
 from .sections import Sections, read_sections
 from .sentences import Finding, known_keys
 from .source import SourceError, decode, read_tree
@@ -150,7 +151,7 @@ def _payload(
     """What the model of a grid is made of, without what is said to be wrong already."""
     known = known_keys(Grid)
     payload = {key: value for key, value in data.items() if key in known}
-    for key in _refuse_not_built(data, report):
+    for key in (*_refuse_not_built(data, report), *_refuse_method(data, report)):
         payload.pop(key, None)
     for name, written in sections.written.items():
         if written and (name not in data or isinstance(data[name], dict)):
@@ -160,10 +161,6 @@ def _payload(
 
 def _refuse_not_built(data: Mapping[str, Any], report: Report) -> list[str]:
     refused = []
-    method = _mapping(data.get("search")).get("method")
-    if word_not_built(method, SEARCHES):
-        report.add(("search", "method"), f"search `{method}` {NOT_BUILT}", "Write `method: grid`")
-        refused.append("search")
     limits = _mapping(data.get("budget"))
     for key in ("hours", "trials"):
         if limits.get(key) is not None:
@@ -171,3 +168,21 @@ def _refuse_not_built(data: Mapping[str, Any], report: Report) -> list[str]:
             report.add(("budget", key), what, "Write null, or leave it out")
             refused.append("budget")
     return refused
+
+
+def _refuse_method(data: Mapping[str, Any], report: Report) -> list[str]:
+    """Refuses a search whose method says not which other keys it may have."""
+    if "search" not in data:
+        return []
+    search = data["search"]
+    form = "`{method: tpe, trials: 40}`"
+    if not isinstance(search, dict):
+        report.add(("search",), f"{show(search)} is not a mapping", f"Write one such as {form}")
+    elif "method" not in search:
+        report.add(("search",), "has no method", f"Add `method:`, such as {form}")
+    elif search["method"] not in METHODS:
+        what = f"{show(search['method'])} is not one of {', '.join(METHODS)}"
+        report.add(("search", "method"), what, did_you_mean(search["method"], METHODS))
+    else:
+        return []
+    return ["search"]

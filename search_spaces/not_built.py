@@ -8,8 +8,6 @@ MATCHINGS = frozenset({"search"})
 INITIALISATIONS = frozenset({"checkpoint", "from_trial", "slice", "importance", "svd", "theseus"})
 SHAPES = frozenset({"parameters", "flops", "total_parameters"})
 """Budgets that `iso` may come to hold equal."""
-RANGES = frozenset({"uniform", "log", "integers"})
-SEARCHES = frozenset({"random", "tpe", "nsga2"})
 TASKS: Mapping[str, str] = {"glue/stsb": "regression"}
 """Tasks that need more than classification."""
 

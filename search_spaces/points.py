@@ -9,6 +9,7 @@ from .early_stopping import Asha
 from .knowledge import MaskedLogits, open_fields
 from .predicate import ExcludeRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
+from .search import METHODS
 from .sections import Sections, section_paths
 from .tree import Path
 from .values import FIXED_AXES, Axis, AxisMapping, Value
@@ -49,6 +50,7 @@ class PointReader:
         self._check_fills(axes, when)
         self._check_language_head()
         self._check_within(data.get("early_stopping"), axes, when)
+        self._check_search(data.get("search"), axes, when)
         return {"axes": tuple(axes), "zip": groups, "when": tuple(when), "exclude": tuple(exclude)}
 
     def _axis_mappings(self, data: object) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -93,7 +95,10 @@ class PointReader:
             lengths = {path: len(found[path].values) for path in group if path in found}
             if len(lengths) == len(group):
                 zipped.append(group)
-            if len(set(lengths.values())) > 1:
+            if any(path in found and found[path].range for path in group):
+                what = "a range cannot walk together with another axis"
+                self._report.add(("zip", n), what, "Take it out of the group, or list its values")
+            elif len(set(lengths.values())) > 1:
                 told = ", ".join(f"{path} has {length}" for path, length in lengths.items())
                 what = f"the axes differ in length: {told}"
                 self._report.add(("zip", n), what, "Give each the same number of values")
@@ -210,6 +215,41 @@ class PointReader:
             if path.startswith(MEASURED_BY) and path not in within:
                 what = f"leaves out `{path}`, and scores on different data cannot be compared"
                 self._report.add(at, what, f"Add `{path}`")
+
+    def _check_search(self, search: object, axes: list[AxisMapping], when: list[WhenRule]) -> None:
+        """Ranges need a search; what it is made per, or repeats, it does not choose."""
+        said = search if isinstance(search, dict) else {"method": "grid"}
+        method = said.get("method")
+        if method == "grid":
+            every = [axis for mapping in axes for axis in mapping.axes.values()]
+            every += [axis for rule in when for axis in rule.axes]
+            for axis in every:
+                if axis.range and axis.where:
+                    what = "is a range, and `search: grid` trains every value"
+                    mend = "Write `search: {method: tpe, trials: 40}`, or list the values: `[...]`"
+                    self._report.add_written(axis.where, what, mend)
+        if method not in METHODS[1:]:
+            return
+        for mapping in axes:
+            for group in mapping.zipped:
+                if "seed" in group:
+                    what = f"`seed` walks together with {' and '.join(sorted({*group} - {'seed'}))}"
+                    mend = "Take it out: a search trains every point with all seeds"
+                    self._report.add(("zip",), what, mend)
+        per = said.get("per")
+        for n, path in enumerate(per if isinstance(per, list) else ()):
+            holders = [mapping.axes[path] for mapping in axes if path in mapping.axes]
+            place = ("search", "per", n)
+            if path == "seed":
+                self._report.add(place, "seeds are repeated in every study", "Remove it")
+            elif len(holders) < len(axes):
+                where = "an axis" if not holders else "an axis of every mapping"
+                known = set.intersection(*({*mapping.axes} for mapping in axes)) - {"seed"}
+                mend = did_you_mean(path, known)
+                self._report.add(place, f"{show(path)} is not {where}", mend)
+            elif any(axis.range for axis in holders):
+                what = f"`{path}` is a range, which has no end of values"
+                self._report.add(place, what, "List its values, or remove it here")
 
     def _used(self, axes: list[AxisMapping], when: list[WhenRule]) -> Iterator[str]:
         for mapping in axes:

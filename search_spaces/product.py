@@ -24,8 +24,8 @@ class RawPoints:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._when = [(rule, _compile(rule.predicate, grid)) for rule in grid.when]
-        self._exclude = [(rule, _compile(rule.predicate, grid)) for rule in grid.exclude]
+        self._when = [(rule, compile_predicate(rule.predicate, grid)) for rule in grid.when]
+        self._exclude = [(rule, compile_predicate(rule.predicate, grid)) for rule in grid.exclude]
         self._matched: set[Written] = set()
         self.num_points = 0
         self.num_excluded = 0
@@ -72,8 +72,8 @@ class RawPoints:
         ]
 
 
-def _product(mapping: AxisMapping) -> Iterator[Point]:
-    """Every combination in the file's order; seeds innermost."""
+def groups_of(mapping: AxisMapping) -> dict[tuple[str, ...], list[tuple[Value, ...]]]:
+    """The values of paths that walk together, by their paths; the seeds' group is the last."""
     groups: dict[tuple[str, ...], list[tuple[Value, ...]]] = {}
     group_of = {path: group for group in mapping.zipped for path in group}
     ordered = sorted(mapping.axes, key=lambda path: path == "seed")
@@ -82,6 +82,12 @@ def _product(mapping: AxisMapping) -> Iterator[Point]:
         if group not in groups:
             columns = [mapping.axes[member].values for member in group]
             groups[group] = list(zip(*columns, strict=True))
+    return groups
+
+
+def _product(mapping: AxisMapping) -> Iterator[Point]:
+    """Every combination in the file's order; seeds innermost."""
+    groups = groups_of(mapping)
     paths = [path for group in groups for path in group]
     for rows in itertools.product(*groups.values()):
         yield dict(zip(paths, itertools.chain.from_iterable(rows), strict=True))
@@ -96,7 +102,7 @@ def _rewrite(point: Point, rule: WhenRule) -> list[Point]:
     ]
 
 
-def _compile(predicate: Predicate, grid: Grid) -> Holds:
+def compile_predicate(predicate: Predicate, grid: Grid) -> Holds:
     """A predicate as a function that tests each value once."""
     conditions = [
         (_getter(path, grid), test, dict[Value, bool]()) for path, test in predicate.tests.items()

@@ -67,7 +67,7 @@ def _models_at(
     for step in loc[:-1] if of_parent else loc:
         if isinstance(step, int):
             continue
-        named = [each for each in models if step == each.__name__ or step in _kinds(each)]
+        named = [each for each in models if step == each.__name__ or step in _tags(each)]
         below = [
             found
             for each in models
@@ -79,9 +79,10 @@ def _models_at(
     return tuple(models)
 
 
-def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
-    kind = model.model_fields.get("kind")
-    return get_args(kind.annotation) if kind else ()
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """What tells a model from others of its union, by either name of such a field."""
+    tag = model.model_fields.get("kind") or model.model_fields.get("method")
+    return get_args(tag.annotation) if tag else ()
 
 
 def _best_branches(errors: list[LocatedError]) -> list[LocatedError]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .errors import Problem
 from .initialisation import TeacherLayers, initialisation_label
@@ -25,6 +25,9 @@ from .tree import Scalar
 
 FIXED_AXES = ("knowledge", "matching", "temperature", "shape", "initialisation", "seed")
 """Axes that live under `axes` alone; every point has a value of each."""
+
+RangeKind = Literal["uniform", "log", "integers"]
+"""How numbers are drawn: evenly, evenly in their logarithm, or whole ones evenly."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,13 +57,31 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers between two ends, both included."""
+
+    kind: RangeKind
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Axis:
     """A dotted path and the values it takes, in the file's order."""
 
     path: str
     values: tuple[Value, ...]
+    """Of a range its two ends."""
     where: Written | None
     """None: a fixed axis that the file leaves out."""
+    range: Range | None = None
+    """What the axis spans, where it is no list."""
+
+    def at(self, number: float) -> Value:
+        """The value of a number of the range, of the type that its ends have."""
+        low = self.values[0].data
+        typed = int(number) if isinstance(low, int) else float(number)
+        return Value(typed, typed, typed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,15 @@ class Item:
     depends_on: tuple[str, ...] = ()
 
 
+More = Callable[[Collection[str]], Sequence[Item]]
+"""Gives further items when nothing is left to start; is told the ids of what is lost for good."""
+
+
+def no_more(_: Collection[str]) -> Sequence[Item]:
+    """All there is to do is known from the beginning."""
+    return ()
+
+
 class Agenda:
     """Items by what has become of them; safe to ask from several threads."""
 
@@ -35,6 +44,7 @@ class Agenda:
         waits: Mapping[str, float] = NO_WAITS,
         wait: Callable[[str, str, int], float] = wait_seconds,
         at_first: int | None = None,
+        more: More = no_more,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an agenda of all that is planned and not completed.
@@ -49,6 +59,8 @@ class Agenda:
             wait: The same for a failure to come, from the item's id, the class, and which of its
                 failures of that class it is, counted from 1.
             at_first: Most items at once until `open_up`; None: no limit.
+            more: Asked for further items when one could start, none is ready, and none waits for
+                another that may yet be completed.
             clock: Seconds that never jump.
         """
         self._lock = threading.RLock()
@@ -59,15 +71,12 @@ class Agenda:
         now = clock()
         self._due = {id: now + seconds for id, seconds in waits.items() if seconds > 0}
         self._failures = defaultdict(Counter, {id: Counter(n) for id, n in failures.items()})
-        self._ids = [item.id for item in items]
-        self._place = {id: n for n, id in enumerate(self._ids)}
-        self._awaits = {
-            item.id: {id for id in item.depends_on if id in self._place} for item in items
-        }
+        self._unusable = frozenset(unusable)
+        self._more = more
+        self._ids: list[str] = []
+        self._place: dict[str, int] = {}
+        self._awaits: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = defaultdict(list)
-        for id, awaited in self._awaits.items():
-            for other in awaited:
-                self._dependents[other].append(id)
         self._ready: list[int] = []
         self._waiting: list[tuple[float, int]] = []
         self._draining = False
@@ -76,17 +85,12 @@ class Agenda:
         self.stopped: list[str] = []
         self.failed: list[str] = []
         self.interrupted: list[str] = []
-        for id, awaited in self._awaits.items():
-            if id in unusable or self._is_used_up(id):
-                self.failed.append(id)
-            elif not awaited:
-                self._offer(id)
+        self._add(items)
 
     def take(self) -> str | None:
         """The next item to run; None when none is ready, and for ever once draining."""
         with self._lock:
-            self._wake()
-            if self._draining or not self._ready or self._is_full:
+            if not self._has_ready() or self._is_full:
                 return None
             id = self._ids[heapq.heappop(self._ready)]
             self.running.append(id)
@@ -145,9 +149,11 @@ class Agenda:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs and nothing can start, now or later."""
+        """Whether nothing runs, nothing can start, now or later, and there is no more."""
         with self._lock:
-            return not self.running and (self._draining or not (self._ready or self._waiting))
+            return not self.running and not (
+                self._has_ready() or (self._waiting and not self._draining)
+            )
 
     @property
     def num_waiting(self) -> int:
@@ -159,10 +165,11 @@ class Agenda:
     def seconds_until_due(self) -> float | None:
         """Until an item can be taken, as far as time decides: 0 if one can now, None if none."""
         with self._lock:
-            self._wake()
-            if self._draining or not (self._ready or self._waiting):
+            if self._has_ready():
+                return 0.0
+            if self._draining or not self._waiting:
                 return None
-            return 0.0 if self._ready else self._waiting[0][0] - self._clock()
+            return self._waiting[0][0] - self._clock()
 
     def waits_for(self, id: str) -> float | None:
         """Seconds until an item that failed is tried again; None where it waits for no time."""
@@ -200,6 +207,41 @@ class Agenda:
     @property
     def _is_full(self) -> bool:
         return self._at_first is not None and len(self.running) >= self._at_first
+
+    def _add(self, items: Sequence[Item]) -> None:
+        """Take in items behind those there are; what they depend on may be among them."""
+        for item in items:
+            self._place[item.id] = len(self._ids)
+            self._ids.append(item.id)
+        completed = set(self.completed)
+        for item in items:
+            awaited = {id for id in item.depends_on if id in self._place and id not in completed}
+            self._awaits[item.id] = awaited
+            for other in awaited:
+                self._dependents[other].append(item.id)
+            if item.id in self._unusable or self._is_used_up(item.id):
+                self.failed.append(item.id)
+            elif not awaited:
+                self._offer(item.id)
+
+    def _has_ready(self) -> bool:
+        """Whether an item is ready and may start; asks for more where nothing is left to wait for.
+
+        Asking while others wait for what runs would choose without what it is about to say.
+        """
+        self._wake()
+        if self._draining:
+            return False
+        if not self._ready and not self._is_full and not self._awaits_any():
+            self._add(self._more([*self.failed, *self.blocked]))
+        return bool(self._ready)
+
+    def _awaits_any(self) -> bool:
+        """Whether an item waits for another that may yet be completed."""
+        if self._more is no_more:
+            return False
+        blocked = set(self.blocked)
+        return any(awaited and id not in blocked for id, awaited in self._awaits.items())
 
     def _offer(self, id: str) -> None:
         due = self._due.pop(id, None)

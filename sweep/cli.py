@@ -240,11 +240,13 @@ class Question(StrEnum):
     TABLE = "table"
     BEST = "best"
     PIVOT = "pivot"
+    PARETO = "pareto"
+    SEARCH = "search"
     FAILURES = "failures"
 
 
 ACTS: Mapping[str, tuple[Question, ...]] = {
-    "--metric": (Question.BEST, Question.PIVOT),
+    "--metric": (Question.BEST, Question.PIVOT, Question.PARETO),
     "--by": (Question.BEST,),
     "--index": (Question.PIVOT,),
     "--columns": (Question.PIVOT,),
@@ -257,10 +259,14 @@ ACTS: Mapping[str, tuple[Question, ...]] = {
 def results(
     folder: Folder,
     question: Annotated[
-        Question, typer.Argument(metavar="[table|best|pivot|failures]")
+        Question, typer.Argument(metavar="[table|best|pivot|pareto|search|failures]")
     ] = Question.TABLE,
     metric: Annotated[
-        str | None, typer.Option(help="best, pivot: a metric's name; primary unless said.")
+        list[str] | None,
+        typer.Option(
+            help="best, pivot: a metric's name; primary unless said. pareto: one of several; "
+            "primary and parameters unless said."
+        ),
     ] = None,
     by: Annotated[list[str] | None, typer.Option(help="best: one list for each value.")] = None,
     index: Annotated[
@@ -276,12 +282,18 @@ def results(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="A LaTeX table.")] = False,
 ) -> None:
-    """Ask a sweep: its leaderboard, the best students, a pivot table, the failures."""
+    """Ask a sweep: its leaderboard, the best students, a pivot table, the best compromises.
+
+    `search` tells what a search proposed, and the best so far by the number of its trials.
+    """
     from .showing import Form, ask
 
     _check_options(
         question, {"--metric": metric, "--by": by, "--index": index, "--columns": columns, "-n": n}
     )
+    if question is not Question.PARETO and len(metric or ()) > 1:
+        what = f"is given {len(metric or ())} times, and `{question.value}` shows one metric"
+        raise InputError([Problem("--metric", what, "Keep one.")])
     flags = {Form.JSON: as_json, Form.CSV: as_csv, Form.LATEX: as_latex}
     forms = [form for form, is_asked in flags.items() if is_asked]
     if len(forms) > 1:
@@ -290,7 +302,8 @@ def results(
     found = ask(
         folder,
         question.value,
-        metric=metric or "primary",
+        metric=(metric or ["primary"])[0],
+        metrics=metric or ["primary", "parameters"],
         by=by or [],
         index=index or "knowledge",
         columns=columns or "matching",

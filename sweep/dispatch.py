@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -32,11 +32,19 @@ class Dispatch:
     ) -> None:
         self._sweep = sweep
         self._grid = grid
-        self._planned = planned
+        self._planned = dict(planned)
         self._pinned = pinned
         self._epoch = epoch
         self._numbers: Counter[str] = Counter()
         self._reads = _reads_by_teacher(planned)
+
+    def add(self, rows: Iterable[PlanRow]) -> None:
+        """Take in work that was planned since."""
+        new = {str(row.id): row for row in rows if row.what != "skipped"}
+        self._planned |= new
+        for teacher, features in _reads_by_teacher(new).items():
+            known = self._reads.get(teacher, ())
+            self._reads[teacher] = tuple(sorted({*known, *features}))
 
     def __call__(self, id: str) -> Work:
         """The next attempt; it goes on from the newest checkpoint of an earlier one."""

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from ..results.schema import Attempt, PlanRow
 from ..results.store import Store
-from ..search_spaces import expand, load_grid, read_grid
+from ..search_spaces import load_grid, read_grid
 from ..search_spaces.errors import DataError, InputError, Problem
 from ..search_spaces.grid import Grid
 from ..search_spaces.knowledge import PluginLoss
 from ..search_spaces.plugins import changed, code_of_its_own, plugin_losses, read_bytes
+from ..search_spaces.space import survey
 from ..search_spaces.texts import Text
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item
@@ -33,6 +34,7 @@ from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_r
 from .progress import Progress
 from .referee import Referee, stopped_ids
 from .retrying import failures_by_class, waits
+from .search import Searching, open_search, record_studies
 from .students import keep_best_student
 from .upkeep import Compactor
 from .watch import Watch
@@ -66,12 +68,14 @@ class Ended:
     failed: tuple[str, ...]
     blocked: int
     left: int
-    """Pieces of work that this launch neither completed nor gave up."""
+    """Pieces of work that this launch neither completed nor gave up, and slots it did not fill."""
     asked: Asked | None
     why: str | None
     """Of `asked`, where the sweep itself was the reason."""
     refused: tuple[Problem, ...]
     """Teachers below their floor."""
+    slots: tuple[int, int] | None = None
+    """Of a search: filled, and planned."""
 
 
 def launch(
@@ -106,13 +110,15 @@ def launch(
     sweep = Store(store or Path("runs") / grid.name)
     check_folder(sweep)
     content = Content()
-    plan = expand(grid, ContentFacts(content))
+    plan = survey(grid, ContentFacts(content))
     if not plan.trials:
         raise InputError([nothing_to_train(grid_file, plan)])
     rows = plan_rows(plan, content)
     executor.check_reachable()
     with _held(sweep, grid) as lock:
         pinned = pinned_for(sweep, grid)
+        search = open_search(sweep, grid, content)
+        rows = rows if search is None else search.rows
         gone = _completed(sweep.read_attempts()) & (
             {row.id for row in sweep.read_plan() if row.what == "trial"} - {row.id for row in rows}
         )
@@ -127,12 +133,14 @@ def launch(
             plugins={str(plugin.path): plugin.digest for plugin in grid.plugins},
         )
         sweep.add_grid(text)
-        sweep.write_plan(rows, epoch=lock.epoch)
+        record_studies(sweep, search)
+        sweep.write_plan(rows if search is None else (), epoch=lock.epoch)
         return _run(
             sweep,
             grid,
             rows,
             lock,
+            search=search,
             pinned=pinned,
             executor=executor,
             console=console,
@@ -185,11 +193,16 @@ def resume(
         pinned = pinned_for(sweep, grid)
         _keep_plugins(sweep, grid)
         record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]), plugins={})
+        search = None
+        if only is None and (search := open_search(sweep, grid, Content())) is not None:
+            record_studies(sweep, search)
+            rows = search.rows
         return _run(
             sweep,
             grid,
             rows,
             lock,
+            search=search,
             pinned=pinned,
             executor=executor,
             console=console,
@@ -300,6 +313,7 @@ def _run(
     rows: Sequence[PlanRow],
     lock: Lock,
     *,
+    search: Searching | None,
     pinned: Pinned,
     executor: Choice,
     console: Console,
@@ -325,6 +339,24 @@ def _run(
     trials = {id for id, row in planned.items() if row.what == "trial"}
     usable = (done | stopped) - too_weak.keys() - _removed_stages(sweep, planned)
     todo = _wanted(planned, usable, only)
+    names = {id: _name(row) for id, row in planned.items()}
+    others: dict[str, str] = {id: row.what for id, row in planned.items() if id not in trials}
+    dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
+
+    def more(lost: Collection[str]) -> list[Item]:
+        new = {str(row.id): row for row in search.propose(lost)} if search is not None else {}
+        new = {id: row for id, row in new.items() if row.what != "skipped"}
+        planned.update(new)
+        dispatch.add(new.values())
+        names.update({id: _name(row) for id, row in new.items()})
+        trials.update(id for id, row in new.items() if row.what == "trial")
+        others.update({id: row.what for id, row in new.items() if row.what != "trial"})
+        return [Item(id, row.depends_on) for id, row in new.items() if id not in done]
+
+    if search is not None:
+        for attempt in attempts:
+            if attempt.what == "trial" and attempt.status == "completed":
+                search.complete(attempt.id, attempt.values)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in todo],
         allowed=grid.retries.allowed,
@@ -332,17 +364,19 @@ def _run(
         unusable=too_weak.keys(),
         waits=waits(attempts, allowed=grid.retries.allowed, fresh=fresh, now=datetime.now(UTC)),
         at_first=None if done & trials else AT_FIRST,
+        more=more,
     )
     if agenda.is_over:
-        return _ended(sweep, lock, agenda, trials, done, stopped, drain=None, refused=refused)
-    dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
-    names = {id: _name(row) for id, row in planned.items()}
+        return _ended(
+            sweep, lock, agenda, trials, done, stopped, search, drain=None, refused=refused
+        )
     progress = Progress(
         agenda,
         console,
         done_before=len((done | stopped) & trials),
         names=names,
-        others={id: row.what for id, row in planned.items() if row.what != "trial"},
+        others=others,
+        unproposed=lambda: search.trials_left if search is not None else 0,
         quiet=quiet,
     )
     drain = Drain(agenda, lock, progress.tell)
@@ -358,6 +392,8 @@ def _run(
             problem = below_floor(config_of(planned[work.id]).teacher, outcome.values)
         if problem is not None:
             refused.append(problem)
+        if search is not None and outcome.status == "completed":
+            search.complete(work.id, outcome.values)
         agenda.settle(work.id, outcome, is_usable=problem is None)
         compactor.note()
         progress.note(work, outcome)
@@ -386,7 +422,7 @@ def _run(
             )
     # A lane that was killed in the middle of a file could not remove it.
     sweep.remove_temporaries()
-    return _ended(sweep, lock, agenda, trials, done, stopped, drain=drain, refused=refused)
+    return _ended(sweep, lock, agenda, trials, done, stopped, search, drain=drain, refused=refused)
 
 
 def _tidy(
@@ -412,6 +448,7 @@ def _ended(
     trials: set[str],
     done: set[str],
     stopped: set[str],
+    search: Searching | None,
     *,
     drain: Drain | None,
     refused: Sequence[Problem],
@@ -426,10 +463,13 @@ def _ended(
         stopped=len(trials & (stopped | set(agenda.stopped))),
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
-        left=len(agenda) - len(agenda.settled),
+        left=len(agenda)
+        - len(agenda.settled)
+        + (search.slots_left if search is not None else 0),
         asked=drain.asked if drain else None,
         why=drain.why if drain else None,
         refused=tuple(refused),
+        slots=search.slots if search is not None else None,
     )
 
 

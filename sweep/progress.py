@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from rich.console import Console, Group
@@ -30,6 +30,7 @@ class Progress:
         done_before: int,
         names: Mapping[str, str],
         others: Mapping[str, str],
+        unproposed: Callable[[], int] = int,
         quiet: bool = False,
     ) -> None:
         """Show an agenda.
@@ -40,6 +41,7 @@ class Progress:
             done_before: Trials that an earlier launch completed or stopped.
             names: How each piece of work is called.
             others: What of it is no trial, and what it is; it is told apart and not counted.
+            unproposed: How many trials a search may still propose.
             quiet: Show nothing at all but failures.
         """
         self._agenda = agenda
@@ -47,6 +49,7 @@ class Progress:
         self._done_before = done_before
         self._names = names
         self._others = others
+        self._unproposed = unproposed
         self._quiet = quiet
         self._started = time.monotonic()
         self._last_line = self._started
@@ -119,7 +122,7 @@ class Progress:
 
     @property
     def _total(self) -> int:
-        return self._done_before + len(self._trials(self._agenda.ids))
+        return self._done_before + len(self._trials(self._agenda.ids)) + self._unproposed()
 
     def _line(self) -> str:
         agenda = self._agenda
@@ -152,6 +155,7 @@ class Progress:
             return None
         agenda = self._agenda
         waiting = len(self._trials(agenda.ids)) - len(self._trials(agenda.settled))
+        waiting += self._unproposed()
         if not waiting:
             return None
         return waiting * (time.monotonic() - self._trials_since) / self._trials_ended

@@ -31,6 +31,10 @@ MINOR = ("latency_ms", "parameters")
 """What a narrow terminal does without first."""
 
 
+_NOTHING = {"failures": "no failures", "search": "no search has proposed anything"}
+"""Instead of an empty answer."""
+
+
 class Form(Enum):
     """How an answer is printed."""
 
@@ -45,6 +49,7 @@ def ask(
     question: str,
     *,
     metric: str,
+    metrics: Sequence[str],
     by: Sequence[str],
     index: str,
     columns: str,
@@ -70,6 +75,10 @@ def ask(
                 frame = found.best(metric, by=by or None, n=n or 1, over="seeds")
             case "pivot":
                 frame = found.pivot(index, columns, metric)
+            case "pareto":
+                frame = found.pareto(metrics)
+            case "search":
+                frame = found.search()
             case "failures":
                 frame = found.failures().head(len(found.trials) if n is None else n)
             case _:
@@ -80,8 +89,7 @@ def ask(
     except QuestionError as error:
         raise InputError([Problem(str(folder), str(error), "")]) from None
     if frame.empty and form is Form.TABLE:
-        nothing = "no failures" if question == "failures" else "no trial is completed yet"
-        notes.print(nothing, highlight=False)
+        notes.print(_NOTHING.get(question, "no trial is completed yet"), highlight=False)
         _print_notes(found, frame, console=notes)
         return False
     print_frame(
@@ -89,7 +97,7 @@ def ask(
         form=form,
         console=console,
         with_index=question == "pivot",
-        axes=found.axes if question in ("table", "best") else (),
+        axes=found.axes if question in ("table", "best", "pareto") else (),
     )
     if form is Form.TABLE:
         _print_notes(found, frame, console=notes)
@@ -153,6 +161,9 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
         data.print()
         print_cells(_cells(teacher_rows(found)), data, title="Teacher", minor=MINOR)
         data.print()
+    if ended.slots is not None:
+        filled, planned = ended.slots
+        notes.print(f"{filled} of {count(planned, 'slot')} of the search filled", highlight=False)
     of = count(ended.planned, "trial")
     counts = [f"{ended.completed} of {of} completed ({ended.trained} now)"]
     if ended.stopped:
@@ -176,7 +187,8 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
     if ended.failed:
         notes.print(f"what failed: kdsweep results {folder} failures", highlight=False)
     if ended.completed:
-        notes.print(f"ask more: kdsweep results {folder} pivot", highlight=False)
+        more = "pivot" if ended.slots is None else "pareto"
+        notes.print(f"ask more: kdsweep results {folder} {more}", highlight=False)
         notes.print(
             f'in Python: from kdsweep import results; results.load("{folder}").trials',
             highlight=False,
@@ -342,6 +354,8 @@ def _status_text(told: "Summary") -> Text:
         status: count for status, count in told.counts.items() if count or status == "completed"
     }
     lines |= {f"failed: {name}": count for name, count in told.failed_by_class.items()}
+    if told.slots is not None:
+        lines["slots filled"] = "{} of {}".format(*told.slots)
     for what, counts in (("teachers", told.teachers), ("shared stages", told.stages)):
         if any(counts.values()):
             shown = [f"{count} {status}" for status, count in counts.items() if count]
