@@ -12,6 +12,7 @@ from .predicate import OPERATORS
 from .recipes import RECIPES
 from .sections import section_paths
 from .spec import LABEL_PATTERN
+from .values import RangeKind
 
 Schema = dict[str, Any]
 
@@ -35,6 +36,12 @@ _COMPOSITES = (
     "TeacherLayers",
 )
 """Values of axes that may carry a label beside their own keys."""
+
+_RANGE_HELP: dict[RangeKind, str] = {
+    "uniform": "Numbers between two ends, drawn evenly by a search.",
+    "log": "Numbers between two ends, drawn by a search evenly in their logarithm.",
+    "integers": "Whole numbers from one end to the other, drawn evenly by a search.",
+}
 
 _FIXED_HELP = {
     "knowledge": (
@@ -98,14 +105,21 @@ def _axes(values: dict[str, Schema]) -> Schema:
         for name, help_text in _FIXED_HELP.items()
     }
     anything: Schema = {"description": "A value; a mapping or list needs `{label:, value:}`."}
-    properties |= {path: _list_of(anything, f"Values of `{path}`.") for path in section_paths()}
+    properties |= {
+        path: _or_range(_list_of(anything, f"Values of `{path}`.")) for path in section_paths()
+    }
+    properties["temperature"] = _or_range(properties["temperature"])
     return {
         "type": "object",
         "description": "Axes whose product is a set of points: path to list of values.",
         "properties": properties,
         "patternProperties": {
-            r"^terms\..+\..+$": _list_of(anything, "Values of a term's field, by its label."),
-            r"^stages\..+\..+$": _list_of(anything, "Values of a stage's field, by its name."),
+            r"^terms\..+\..+$": _or_range(
+                _list_of(anything, "Values of a term's field, by its label.")
+            ),
+            r"^stages\..+\..+$": _or_range(
+                _list_of(anything, "Values of a stage's field, by its name.")
+            ),
         },
         "additionalProperties": False,
     }
@@ -133,7 +147,7 @@ def _rules() -> dict[str, Schema]:
     predicate = {"$ref": "#/definitions/Predicate"}
     further = {
         "type": "object",
-        "additionalProperties": {"type": "array"},
+        "additionalProperties": _or_range({"type": "array"}),
         "description": "Further axes for these points.",
     }
     rule = {
@@ -179,6 +193,19 @@ def _predicate() -> Schema:
 
 def _list_of(items: Schema, description: str, *, least: int = 1) -> Schema:
     return {"type": "array", "items": items, "minItems": least, "description": description}
+
+
+def _or_range(values: Schema) -> Schema:
+    """A list of values, or numbers between two ends for a search."""
+    ends = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    spans: Schema = {
+        "type": "object",
+        "properties": {kind: {**ends, "description": help} for kind, help in _RANGE_HELP.items()},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {"anyOf": [values, spans], "description": values.get("description", "")}
 
 
 def _nullable(schema: Schema) -> Schema:

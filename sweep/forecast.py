@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ from ..search_spaces.expansion import Plan, PlannedTrial
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
 from ..search_spaces.ids import Identifier
+from ..search_spaces.search import GridSearch, Proposing
 from ..search_spaces.shape import (
     embedding_parameters,
     encoder_parameters,
     forward_flops_per_token,
 )
+from ..search_spaces.space import Space, arms, survey
 from ..search_spaces.trial import Stage, Trial
 from .decisions import read_decisions
 from .early_stopping import Decided
 from .folder import check_folder
 from .planning import Begun, Content, ContentFacts
 from .referee import Brackets, standing, stopped_ids
+from .search import Searching, open_search
 from .words import count
 from .work import Config
 
@@ -49,12 +52,41 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """What a search would propose."""
+
+    method: str
+    trials: int
+    """Of each study."""
+    studies: int
+    per: tuple[str, ...]
+    seeds: int
+    """With which a point is trained, at most."""
+    points: int | None
+    """Of the space, seeds and what rules change apart; None: a range has no end of them."""
+    left: int
+    """Trials that a launch would train at most."""
+
+    @property
+    def most_trials(self) -> int:
+        """Trials of all slots at most, equal ones counted each time."""
+        return self.trials * self.studies * self.seeds
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "per": list(self.per), "most_trials": self.most_trials}
+
+
+@dataclass(frozen=True)
 class Forecast:
     """A plan and what it would cost."""
 
     name: str
     folder: Path
     plan: Plan
+    """Of a search what it may meet."""
+    slots: Slots | None
+    """None without a search."""
     ids: tuple[str, ...] | None
     """None where the rows are not at hand, so that no id is known."""
     without_ids: str | None
@@ -69,6 +101,8 @@ class Forecast:
     @property
     def to_run(self) -> int:
         """Trials that a launch would train; two files of equal content make one."""
+        if self.slots is not None:
+            return self.slots.left
         trials = self.plan.trials if self.ids is None else set(self.ids)
         return len(trials) - len(self.done)
 
@@ -88,7 +122,8 @@ class Forecast:
                 {"axes": dict(c.axes), "into": dict(c.into), "reason": c.reason}
                 for c in plan.collapsed
             ],
-            "trials": len(plan.trials),
+            "trials": len(plan.trials) if self.slots is None else self.slots.most_trials,
+            "search": self.slots and self.slots.as_json(),
             "axes": axis_counts(plan),
             "done": len(self.done),
             "to_run": self.to_run,
@@ -125,6 +160,8 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
     why = None
     facts: Facts = ContentFacts(content)
     identify = Identifier().identify
+    if not isinstance(grid.search, GridSearch):
+        return _forecast_search(grid, grid.search, sweep, content)
     try:
         plan = expand(grid, facts)
         begun = Begun()
@@ -146,12 +183,60 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         name=grid.name,
         folder=sweep.folder,
         plan=plan,
+        slots=None,
         ids=ids,
         without_ids=why,
         done=done,
         shared_stages=shared,
         early_stopping=grid.early_stopping,
         cost=_cost(sweep, grid, todo, facts),
+    )
+
+
+def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Content) -> Forecast:
+    facts: Facts = ContentFacts(content)
+    why = "a search chooses its trials one after another"
+    proposed: Searching | None = None
+    try:
+        plan = survey(grid, facts)
+        for planned in plan.trials:
+            content.of_trial(planned.trial)
+        proposed = open_search(sweep, grid, content)
+    except UnreachableError as error:
+        facts = ShippedFacts()
+        plan, why = survey(grid, facts), str(error)
+    spaces = [Space(grid, arm) for arm in arms(grid, search)]
+    seeds = max(space.most_seeds for space in spaces)
+    rows = proposed.rows if proposed is not None else ()
+    known = {str(row.id) for row in rows if row.what == "trial"}
+    done = _done(sweep) & known
+    slots_left = search.trials * len(spaces) if proposed is None else proposed.slots_left
+    slots = Slots(
+        method=search.method,
+        trials=search.trials,
+        studies=len(spaces),
+        per=search.per,
+        seeds=seeds,
+        points=Space(grid, {}).num_points,
+        left=len(known - done) + slots_left * seeds,
+    )
+    met = [planned.trial for planned in plan.trials]
+    cost = _cost(sweep, grid, met, facts)
+    share = slots.left / max(1, len(met))
+    return Forecast(
+        name=grid.name,
+        folder=sweep.folder,
+        plan=plan,
+        slots=slots,
+        ids=None,
+        without_ids=why,
+        done=done,
+        shared_stages=None,
+        cost=Cost(
+            student_flops=cost.student_flops and cost.student_flops * share,
+            hours=cost.hours and cost.hours * share,
+            disk_gb=cost.disk_gb * share,
+        ),
     )
 
 
@@ -167,8 +252,12 @@ def axis_counts(plan: Plan) -> dict[str, dict[str, int]]:
 def print_forecast(told: Forecast, console: Console) -> None:
     """The forecast as a person reads it; what it costs only where there is anything to train."""
     plan = told.plan
+    title = f"[bold]{told.name}[/]"
+    if told.slots is not None:
+        console.print(f"{title}: {_slots_line(told.slots)}", highlight=False)
+        title = "looked at"
     console.print(
-        f"[bold]{told.name}[/]: {count(len(plan.trials), 'trial')} of "
+        f"{title}: {count(len(plan.trials), 'trial')} of "
         f"{count(plan.num_points, 'point')} "
         f"({plan.num_excluded} excluded, {len(plan.skipped)} skipped, "
         f"{len(plan.collapsed)} collapsed)",
@@ -185,8 +274,9 @@ def print_forecast(told: Forecast, console: Console) -> None:
         console.print(f"no ids: {told.without_ids}", highlight=False, markup=False)
     if not plan.trials:
         return
+    most = "at most " if told.slots is not None else ""
     console.print(
-        f"done already: {len(told.done)}; to run: {told.to_run} (in {told.folder})",
+        f"done already: {len(told.done)}; to run: {most}{told.to_run} (in {told.folder})",
         highlight=False,
         markup=False,
     )
@@ -201,6 +291,20 @@ def print_forecast(told: Forecast, console: Console) -> None:
     if told.early_stopping is not None:
         console.print(_stopping_line(told.early_stopping), highlight=False, markup=False)
     console.print(_cost_line(told.cost), highlight=False, markup=False)
+
+
+def _slots_line(slots: Slots) -> str:
+    each = f" for each value of {' and '.join(slots.per)}" if slots.per else ""
+    space = (
+        "both ends of a range are looked at"
+        if slots.points is None
+        else f"{count(slots.points, 'point')} to choose from"
+    )
+    return (
+        f"search by {slots.method}: {count(slots.trials, 'slot')}{each}, "
+        f"{count(slots.seeds, 'seed')} a point, at most {count(slots.most_trials, 'trial')}; "
+        f"{space}"
+    )
 
 
 def _print_reasons(

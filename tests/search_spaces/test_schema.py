@@ -62,6 +62,23 @@ budget: {hours: null, trials: null}
 """
 
 
+SEARCHES = """
+name: search
+task: {name: tweets}
+teacher: {model: minilm-l6-h384, fine_tune: {epochs: 1}}
+axes:
+  knowledge: [hard_labels, [soft_logits, hidden_states]]
+  shape: [{layers: 3, width: 384, heads: 12}]
+  temperature: {uniform: [1, 8]}
+  training.learning_rate: {log: [1e-5, 1e-3]}
+  training.epochs: {integers: [1, 5]}
+when:
+  - {if: {knowledge: {has: hidden_states}}, axes: {terms.hidden_states.weight: {log: [0.1, 10]}}}
+search: {method: nsga2, trials: 40, per: [knowledge], over_seeds: mean, seed: 1, population: 8,
+  objective: {metrics: [primary, latency_ms]}}
+"""
+
+
 def complaints(text: str) -> list[str]:
     validator = jsonschema.Draft7Validator(grid_schema())
     return [
@@ -73,7 +90,9 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft7Validator.check_schema(grid_schema())
 
 
-@pytest.mark.parametrize("text", [EVERYTHING, starter_grid()], ids=["everything", "starter"])
+@pytest.mark.parametrize(
+    "text", [EVERYTHING, SEARCHES, starter_grid()], ids=["everything", "search", "starter"]
+)
 def test_good_grids_pass_schema_and_reader(text: str) -> None:
     assert complaints(text) == []
     plan = expand(read_grid(text, file="grid.yaml", base=Path()), KnownFacts())
