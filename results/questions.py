@@ -266,8 +266,7 @@ class Results:
                 is better); means over seeds are compared.
 
         Returns:
-            `group_id`, the axes that vary, `seeds`, the metrics, and `report/primary`, which is only
-            shown.
+            `group_id`, the axes that vary, `seeds`, the metrics, and `report/primary`: only shown.
 
         Raises:
             QuestionError: Fewer than two metrics, or one of which nobody can say what is better.

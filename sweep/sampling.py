@@ -30,6 +30,9 @@ STARTUP = 10
 """Points that TPE draws at random before it has seen enough."""
 
 
+State = Literal["completed", "failed", "running", "impossible"]
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A point by what was chosen, and what the sampler keeps beside it."""
@@ -43,7 +46,7 @@ class Past:
     """A point that was chosen before."""
 
     chosen: Chosen
-    state: Literal["completed", "failed", "running", "impossible"]
+    state: State
     values: tuple[float, ...] | None = None
     """By metric, of a completed point."""
 

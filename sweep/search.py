@@ -36,6 +36,7 @@ from ..search_spaces.space import (
     recorded,
 )
 from ..search_spaces.trial import digest
+from .failpoints import failpoint
 from .planning import Content, ContentFacts, plan_rows
 from .sampling import Chosen, Past, choose
 from .work import Scalar
@@ -196,6 +197,7 @@ class Searching:
         )
         rows = (*rows, *self._resolver.skipped_rows(skipped))
         write_proposal(self._sweep.folder, proposal, rows)
+        failpoint("proposal", next(iter(proposal.trials), ""))
         study.add(proposal)
         return rows
 
