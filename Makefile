@@ -3,7 +3,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults check format bench bench-early-stopping bench-orchestration bench-recipes clean
+.PHONY: demo test faults check format bench bench-early-stopping bench-orchestration bench-recipes
+.PHONY: bench-search clean
 
 demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
@@ -42,6 +43,9 @@ bench-early-stopping: $(STAMP)
 
 bench-recipes: $(STAMP)
 	$(BIN)/python benchmarks/recipes.py
+
+bench-search: $(STAMP)
+	$(BIN)/python benchmarks/search.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,7 +23,8 @@ class Item:
 
 
 More = Callable[[Collection[str]], Sequence[Item]]
-"""Gives further items when nothing is left to start; is told the ids of what is lost for good."""
+"""Gives further items when nothing is left to start; is told the ids of what will not be
+completed."""
 
 
 def no_more(_: Collection[str]) -> Sequence[Item]:
@@ -232,14 +233,12 @@ class Agenda:
         self._wake()
         if self._draining:
             return False
-        if not self._ready and not self._is_full and not self._awaits_any():
-            self._add(self._more([*self.failed, *self.blocked]))
+        if self._more is not no_more and not (self._ready or self._is_full or self._awaits_any()):
+            self._add(self._more([*self.failed, *self.blocked, *self.stopped]))
         return bool(self._ready)
 
     def _awaits_any(self) -> bool:
         """Whether an item waits for another that may yet be completed."""
-        if self._more is no_more:
-            return False
         blocked = set(self.blocked)
         return any(awaited and id not in blocked for id, awaited in self._awaits.items())
 

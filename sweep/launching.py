@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from ..search_spaces.plugins import changed, code_of_its_own, plugin_losses, rea
 from ..search_spaces.space import survey
 from ..search_spaces.texts import Text
 from ..trainers.floor import below_floor
-from .agenda import Agenda, Item
+from .agenda import Agenda, Item, no_more
 from .breaker import AT_FIRST, Breaker
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
@@ -343,9 +344,8 @@ def _run(
     others: dict[str, str] = {id: row.what for id, row in planned.items() if id not in trials}
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
 
-    def more(lost: Collection[str]) -> list[Item]:
-        new = {str(row.id): row for row in search.propose(lost)} if search is not None else {}
-        new = {id: row for id, row in new.items() if row.what != "skipped"}
+    def propose(search: Searching, lost: Collection[str]) -> list[Item]:
+        new = {str(row.id): row for row in search.propose(lost) if row.what != "skipped"}
         planned.update(new)
         dispatch.add(new.values())
         names.update({id: _name(row) for id, row in new.items()})
@@ -364,7 +364,7 @@ def _run(
         unusable=too_weak.keys(),
         waits=waits(attempts, allowed=grid.retries.allowed, fresh=fresh, now=datetime.now(UTC)),
         at_first=None if done & trials else AT_FIRST,
-        more=more,
+        more=no_more if search is None else partial(propose, search),
     )
     if agenda.is_over:
         return _ended(

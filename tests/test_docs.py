@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kdsweep.search_spaces import expand, load_grid
+from kdsweep.search_spaces import ShippedFacts, expand, load_grid
 from kdsweep.search_spaces.embedded import embedded_data_file, embedded_model_folder
 from kdsweep.search_spaces.knowledge import TERM_CLASSES, kind_of
+from kdsweep.search_spaces.search import GridSearch
+from kdsweep.search_spaces.space import arms, survey
 from kdsweep.search_spaces.stages import all_terms
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 
@@ -92,6 +94,20 @@ def test_the_stages_in_the_documents_are_the_example_and_two_trials_begin_alike(
     assert [row.what for row in rows] == ["teacher", "stage", "trial", "trial", "trial"]
 
 
+def test_the_search_in_the_documents_is_the_example_and_has_points() -> None:
+    example = ROOT / "examples" / "search.yaml"
+    [shown] = re.findall(
+        r"```yaml\n(axes:.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL
+    )
+    assert shown in example.read_text()
+    grid = load_grid(example)
+    assert not isinstance(grid.search, GridSearch)
+    assert len(arms(grid, grid.search)) == 3
+    # Two shapes, seeds, and ends of rate and epochs; with logits also of the temperature; with
+    # hidden states also of their weight, and two matchings.
+    assert len(survey(grid, ShippedFacts()).trials) == 2**4 + 2**5 + 2**7
+
+
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
     listed = re.findall(r"^  ([a-z]+) ", kdsweep("--help", folder=tmp_path).stdout, re.MULTILINE)
     named = set(re.findall(r"`kdsweep ([a-z]+)", README))
@@ -125,6 +141,7 @@ def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
         "docs/plugins.md",
         "docs/stages.md",
         "docs/early_stopping.md",
+        "docs/search.md",
         "docs/checks.md",
         "docs/adding_a_kind.md",
     ],

@@ -1,6 +1,7 @@
 """The bookkeeping of what runs next."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -246,3 +247,48 @@ def test_an_attempt_that_could_not_be_stored_stops_the_launch_and_counts_as_no_f
     assert agenda.take() is None
     assert agenda.interrupted == ["a"]
     assert agenda.failed == []
+
+
+def agenda_with_more(*more: list[Item]) -> tuple[Agenda, list[list[str]]]:
+    """An agenda of a trial and its teacher that is given more each time it asks."""
+    waiting, asked = list(more), list[list[str]]()
+
+    def give(lost: Collection[str]) -> list[Item]:
+        asked.append(list(lost))
+        return waiting.pop(0) if waiting else []
+
+    items = [Item("teacher"), Item("trial", ("teacher",))]
+    return Agenda(items, allowed=lambda _: 0, failures={}, more=give), asked
+
+
+def test_more_is_asked_for_when_a_lane_is_free_and_nothing_waits() -> None:
+    agenda, asked = agenda_with_more([Item("second", ("teacher",))])
+    assert agenda.take() == "teacher"
+    # The trial waits for its teacher: another lane has to wait as well.
+    assert agenda.take() is None
+    assert asked == []
+    agenda.settle("teacher", COMPLETED)
+    assert agenda.take() == "trial"
+    assert agenda.take() == "second"
+    assert agenda.take() is None
+    assert not agenda.is_over
+    agenda.settle("trial", COMPLETED)
+    agenda.settle("second", COMPLETED)
+    assert agenda.is_over
+
+
+def test_who_is_asked_for_more_is_told_what_is_lost() -> None:
+    agenda, asked = agenda_with_more()
+    agenda.take()
+    agenda.settle("teacher", FAILED)
+    assert agenda.is_over
+    assert asked == [["teacher", "trial"]]
+
+
+def test_nothing_more_is_asked_for_while_draining() -> None:
+    agenda, asked = agenda_with_more([Item("second")])
+    agenda.take()
+    agenda.drain()
+    agenda.settle("teacher", COMPLETED)
+    assert agenda.is_over
+    assert asked == []

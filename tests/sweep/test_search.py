@@ -282,6 +282,31 @@ def test_nothing_is_proposed_on_a_teacher_that_failed(
     assert search.slots == (1, 6)
 
 
+def test_the_best_so_far_by_the_number_of_trials(
+    write_grid: WriteGrid, launched: Path, kdsweep: Kdsweep
+) -> None:
+    said = kdsweep(
+        "launch",
+        write_grid(axes=AXES, training=SHORT, search={**TPE, "trials": 3}),
+        *("--yes", *SERIAL),
+    )
+    assert said.returncode == 0, said.stderr
+    found = results.load(launched)
+    scores = found.trials.groupby("group_id")["select/primary"].mean()
+    search = found.search()
+    assert list(search["select/primary"]) == [scores[group] for group in search["group_id"]]
+    assert list(search["best"]) == [search["select/primary"][: n + 1].max() for n in range(3)]
+    shown = json.loads(kdsweep("results", launched, "search", "--json").stdout)["rows"]
+    assert [row["best"] for row in shown] == list(search["best"])
+    said = kdsweep("results", launched, "pareto", "--metric", "primary", "--metric", "latency_ms")
+    assert said.returncode == 0
+    assert "latency_ms" in said.stdout
+    # What is planned now is what the search would still do: nothing.
+    planned = json.loads(kdsweep("plan", launched.parents[1] / "grid.yaml", "--json").stdout)
+    assert planned["search"]["most_trials"] == planned["trials"] == 6
+    assert (planned["done"], planned["to_run"]) == (6, 0)
+
+
 def numbers(folder: Path) -> pd.DataFrame:
     """What of a frame must never depend on when its sweep was interrupted."""
     frame = results.load(folder).trials.set_index("trial_id").sort_index()
