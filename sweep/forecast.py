@@ -27,7 +27,7 @@ from ..search_spaces.trial import Stage, Trial
 from .decisions import read_decisions
 from .early_stopping import Decided
 from .folder import check_folder
-from .planning import Begun, Content, ContentFacts
+from .planning import Begun, Content, ContentFacts, config_of
 from .referee import Brackets, standing, stopped_ids
 from .search import Searching, open_search
 from .words import count
@@ -208,8 +208,9 @@ def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Conte
     spaces = [Space(grid, arm) for arm in arms(grid, search)]
     seeds = max(space.most_seeds for space in spaces)
     rows = proposed.rows if proposed is not None else ()
-    known = {str(row.id) for row in rows if row.what == "trial"}
-    done = _done(sweep) & known
+    configs = {str(row.id): (config_of(row).trial, row.axes) for row in rows}
+    known = {id: PlannedTrial(trial, axes) for id, (trial, axes) in configs.items() if trial}
+    done = _done(sweep, grid, known)
     slots_left = search.trials * len(spaces) if proposed is None else proposed.slots_left
     slots = Slots(
         method=search.method,
@@ -218,7 +219,7 @@ def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Conte
         per=search.per,
         seeds=seeds,
         points=Space(grid, {}).num_points,
-        left=len(known - done) + slots_left * seeds,
+        left=len(known) - len(done) + slots_left * seeds,
     )
     met = [planned.trial for planned in plan.trials]
     cost = _cost(sweep, grid, met, facts)
@@ -232,6 +233,7 @@ def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Conte
         without_ids=why,
         done=done,
         shared_stages=None,
+        early_stopping=grid.early_stopping,
         cost=Cost(
             student_flops=cost.student_flops and cost.student_flops * share,
             hours=cost.hours and cost.hours * share,

@@ -345,13 +345,15 @@ def _run(
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
 
     def propose(search: Searching, lost: Collection[str]) -> list[Item]:
-        new = {str(row.id): row for row in search.propose(lost) if row.what != "skipped"}
+        new = {
+            str(row.id): row for row in search.propose({*lost, *stopped}) if row.what != "skipped"
+        }
         planned.update(new)
         dispatch.add(new.values())
         names.update({id: _name(row) for id, row in new.items()})
         trials.update(id for id, row in new.items() if row.what == "trial")
         others.update({id: row.what for id, row in new.items() if row.what != "trial"})
-        return [Item(id, row.depends_on) for id, row in new.items() if id not in done]
+        return [Item(id, row.depends_on) for id, row in new.items() if id not in done | stopped]
 
     if search is not None:
         for attempt in attempts:
@@ -463,9 +465,7 @@ def _ended(
         stopped=len(trials & (stopped | set(agenda.stopped))),
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
-        left=len(agenda)
-        - len(agenda.settled)
-        + (search.slots_left if search is not None else 0),
+        left=len(agenda) - len(agenda.settled) + (search.slots_left if search is not None else 0),
         asked=drain.asked if drain else None,
         why=drain.why if drain else None,
         refused=tuple(refused),
