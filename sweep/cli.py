@@ -332,6 +332,27 @@ def compact(folder: Folder) -> None:
 
 
 @app.command()
+def doctor(
+    folder: Folder,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Mend what can be mended; the rest is moved to DIR/quarantine."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a sweep; exit code 3 while something stays wrong."""
+    from . import doctor as doctoring
+    from .showing import print_diagnosis
+
+    told = doctoring.repair(folder) if repair else doctoring.diagnose(folder)
+    print_diagnosis(folder, told, as_json=as_json, console=stdout())
+    if told.found:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def explain(
     word: Annotated[
         str | None, typer.Argument(metavar="[WORD]", help="Such as `relations` or `uniform`.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..results.questions import Results
     from ..results.status import Summary
+    from .doctor import Diagnosis
     from .launching import Ended
 
 LEADERS = 10
@@ -295,6 +296,28 @@ def print_logs(folder: Path, word: str, *, console: Console, notes: Console) -> 
     if not logs:
         notes.print(f"{', '.join(ids)}: nothing has been logged yet", highlight=False)
     return bool(logs)
+
+
+def print_diagnosis(folder: Path, told: "Diagnosis", *, as_json: bool, console: Console) -> None:
+    """What is wrong with a store, what was mended, and what harms nothing."""
+    if as_json:
+        body = {
+            "schema_version": 1,
+            "found": [finding._asdict() for finding in told.found],
+            "mended": [finding._asdict() for finding in told.mended],
+            "strangers": list(told.strangers),
+        }
+        _write(console, json.dumps(body, indent=2))
+        return
+    for finding in told.mended:
+        _write(console, _printable(f"mended: {finding.path}: {finding.reason} ({finding.mend})"))
+    for finding in told.found:
+        mend = f" (--repair: {finding.mend})" if finding.mend else ""
+        _write(console, _printable(f"{finding.path}: {finding.reason}{mend}"))
+    for name in told.strangers:
+        _write(console, _printable(f"{name}: no sweep wrote it; it is left alone"))
+    wrong = count(len(told.found), "finding")
+    _write(console, f"{folder}: {wrong}" if told.found else f"{folder}: sound")
 
 
 def _load(folder: Path) -> "Results":
