@@ -61,8 +61,10 @@ def test_a_completed_sweep_is_sound_and_repairing_it_changes_no_number(
         pd.testing.assert_frame_equal(found, expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"garbage" * 50])
-@pytest.mark.parametrize("kind", ["plan", "attempts", "history", "predictions"])
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("plan", b""), ("attempts", b"PAR1"), ("history", b"garbage" * 50), ("predictions", b"")],
+)
 def test_a_damaged_part_is_named_and_moved_aside(
     launched: Path, kdsweep: Kdsweep, kind: str, content: bytes
 ) -> None:
