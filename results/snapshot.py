@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .outcome import Outcome, Try, outcomes
-from .reader import read_attempts, read_plans, read_running, read_sweep
+from .reader import Beat, read_attempts, read_beat, read_plans, read_sweep
 from .schema import AttemptKey, Damaged, DamagedSweepError
 from .source import Source
 
@@ -24,7 +24,8 @@ class Snapshot:
     older_plans: tuple[pa.Table, ...]
     """Earlier plans, the newest first."""
     attempts: pa.Table
-    running: frozenset[str]
+    beat: Beat
+    """What a living launch says of itself."""
     damaged: tuple[Damaged, ...]
 
     @cached_property
@@ -42,7 +43,7 @@ class Snapshot:
         """How each planned or attempted piece of work stands."""
         work = self.plan.filter(pc.is_valid(self.plan["id"]))
         depends_on = dict(zip(work["id"].to_pylist(), work["depends_on"].to_pylist(), strict=True))
-        return outcomes(depends_on, self.tries, self.running)
+        return outcomes(depends_on, self.tries, self.beat.running)
 
 
 def take_snapshot(source: Source) -> Snapshot:
@@ -59,7 +60,7 @@ def take_snapshot(source: Source) -> Snapshot:
         damaged = (Damaged("sweep.json", str(error)),)
     # Whoever is named by the beat first and has committed since is completed, not lost: attempts
     # are read last.
-    running = read_running(source)
+    beat = read_beat(source)
     plans = read_plans(source)
     attempts = read_attempts(source)
     return Snapshot(
@@ -67,6 +68,6 @@ def take_snapshot(source: Source) -> Snapshot:
         plan=plans.current,
         older_plans=plans.older,
         attempts=attempts.table,
-        running=running,
+        beat=beat,
         damaged=(*damaged, *plans.damaged, *attempts.damaged),
     )

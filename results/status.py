@@ -37,6 +37,10 @@ class Summary:
     """What failed, by failure class, the most frequent first."""
     running: tuple[str, ...]
     """Ids of what a living launch is working on."""
+    num_waiting: int
+    """How much of what failed a living launch lets wait before it tries it again."""
+    seconds_until_retry: float | None
+    """Until the first of it is tried again; None where nothing waits."""
     trials_per_hour: float | None
     """Completed or stopped in the newest launch that did so with any; None before that."""
     seconds_left: float | None
@@ -72,7 +76,9 @@ def summary(store: Store) -> Summary:
         teachers=_counts(outcomes["teacher"]),
         stages=_counts(outcomes["stage"]),
         failed_by_class=_failures([each for of in outcomes.values() for each in of], snapshot),
-        running=tuple(sorted(snapshot.running)),
+        running=tuple(sorted(snapshot.beat.running)),
+        num_waiting=snapshot.beat.num_waiting,
+        seconds_until_retry=snapshot.beat.seconds_until_retry,
         trials_per_hour=rate and rate.trials_per_hour,
         seconds_left=rate and rate.seconds_left,
         damaged=len(snapshot.damaged),

@@ -86,7 +86,7 @@ class Agenda:
         """The next item to run; None when none is ready, and for ever once draining."""
         with self._lock:
             self._wake()
-            if self._draining or not self._ready or self._is_full:
+            if self._draining or not self._ready or self._is_crowded:
                 return None
             id = self._ids[heapq.heappop(self._ready)]
             self.running.append(id)
@@ -151,10 +151,17 @@ class Agenda:
 
     @property
     def num_waiting(self) -> int:
-        """How many items wait for the time at which they are tried again."""
+        """How many items that failed wait for the time at which they are tried again."""
         with self._lock:
             self._wake()
             return len(self._waiting)
+
+    @property
+    def seconds_until_retry(self) -> float | None:
+        """Until the first of what waits is tried again."""
+        with self._lock:
+            self._wake()
+            return self._waiting[0][0] - self._clock() if self._waiting else None
 
     def seconds_until_due(self) -> float | None:
         """Until an item can be taken, as far as time decides: 0 if one can now, None if none."""
@@ -162,7 +169,7 @@ class Agenda:
             self._wake()
             if self._draining or not (self._ready or self._waiting):
                 return None
-            return 0.0 if self._ready else self._waiting[0][0] - self._clock()
+            return 0.0 if self._ready else self.seconds_until_retry
 
     def waits_for(self, id: str) -> float | None:
         """Seconds until an item that failed is tried again; None where it waits for no time."""
@@ -198,7 +205,7 @@ class Agenda:
         return len(self._ids)
 
     @property
-    def _is_full(self) -> bool:
+    def _is_crowded(self) -> bool:
         return self._at_first is not None and len(self.running) >= self._at_first
 
     def _offer(self, id: str) -> None:

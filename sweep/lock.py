@@ -98,11 +98,27 @@ class Lock:
     locks: Path
     epoch: int
 
-    def beat(self, count: int, running: Sequence[str]) -> None:
-        """Tell readers and other launches that this one lives, and which trials it runs."""
+    def beat(
+        self,
+        count: int,
+        running: Sequence[str],
+        *,
+        num_waiting: int = 0,
+        seconds_until_retry: float | None = None,
+    ) -> None:
+        """Tell readers and other launches that this one lives, and what it does.
+
+        Args:
+            count: Of the beats so far.
+            running: Ids of what runs.
+            num_waiting: How much waits for the time at which it is tried again.
+            seconds_until_retry: Until the first of it is.
+        """
         beat = {
             "count": count,
             "running": list(running),
+            "num_waiting": num_waiting,
+            "seconds_until_retry": seconds_until_retry,
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }

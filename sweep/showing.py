@@ -371,6 +371,9 @@ def _status_text(told: "Summary") -> Text:
             lines[what] = ", ".join(shown)
     if told.running:
         lines["running now"] = " ".join(told.running)
+    if told.num_waiting:
+        first = clock(told.seconds_until_retry or 0.0)
+        lines["waiting"] = f"{told.num_waiting} to be tried again, the first in {first}"
     if told.trials_per_hour is not None:
         lines["trials an hour"] = _rate(told.trials_per_hour)
     if told.seconds_left:

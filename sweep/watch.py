@@ -51,7 +51,12 @@ class Watch:
                 self._drain.look()
                 self._refresh()
                 if ticks % ticks_per_beat == 0:
-                    self._lock.beat(ticks // ticks_per_beat, self._agenda.running)
+                    self._lock.beat(
+                        ticks // ticks_per_beat,
+                        self._agenda.running,
+                        num_waiting=self._agenda.num_waiting,
+                        seconds_until_retry=self._agenda.seconds_until_retry,
+                    )
             except Exception as error:
                 if is_unwritable(error):
                     self._drain.ask("unwritable", str(error))

@@ -1,6 +1,10 @@
 """Questions about completed trials; every expected number is worked out by hand."""
 
+import json
 import math
+import os
+import socket
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -393,6 +397,31 @@ def test_the_status_counts_and_estimates_from_the_newest_launch(store: Store) ->
     assert found.trials_per_hour == pytest.approx(40)
     assert found.seconds_left == pytest.approx(2 * 90)
     assert (found.name, found.running, found.damaged) == ("sweep", (), 0)
+
+
+def test_the_status_tells_what_a_living_launch_lets_wait(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    store.create({})
+    told = {
+        "count": 1,
+        "running": [],
+        "num_waiting": 2,
+        "seconds_until_retry": 3600.0,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    (store.locks_folder / "000001.json").write_text("{}")
+    beat = store.locks_folder / "000001.beat"
+    beat.write_text(json.dumps(told))
+    written = time.time() - 20.0
+    os.utime(beat, (written, written))
+    found = summary(store)
+    assert found.num_waiting == 2
+    assert found.seconds_until_retry is not None
+    # What has passed since the beat was written has been waited already.
+    assert 0 <= found.seconds_until_retry <= 3580.0
+    (store.locks_folder / "000001.released").touch()
+    assert (summary(store).num_waiting, summary(store).seconds_until_retry) == (0, None)
 
 
 def test_the_status_of_a_new_sweep_knows_no_rate(tmp_path: Path) -> None:

@@ -155,9 +155,9 @@ def choose(name: cli.ExecutorName, address: str, max_concurrent: int | None) -> 
 
 
 if __name__ == "__main__":
-    if os.environ.get("TOY_FAULT") == "import":
-        raise ImportError("nothing to import")
     if sys.argv[1].isdecimal():
+        if os.environ.get("TOY_FAULT") == "import":
+            raise ImportError("nothing to import")
         main(ToyKeeper())
     cli._choose = choose
     cli.main()
