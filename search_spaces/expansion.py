@@ -8,8 +8,9 @@ from .errors import GridError, Problem
 from .facts import Facts
 from .grid import Grid
 from .plugins import first_misuse
-from .product import Point, RawPoints
+from .product import Point, RawPoints, Requests
 from .resolve import Group, Resolver
+from .resources import Request
 from .rules import Broken, Subject, first_broken, warnings
 from .tree import Scalar
 from .trial import Trial
@@ -23,6 +24,8 @@ class PlannedTrial:
     trial: Trial
     axes: Mapping[str, Scalar]
     """Short name to value or label; None where an axis does not act on this trial."""
+    resources: Request | None
+    """What it asks for; None: what the grid says of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,11 @@ def expand(grid: Grid, facts: Facts) -> Plan:
         collapsed=tuple(expander.collapsed),
         num_points=points.num_points,
         num_excluded=points.num_excluded,
-        warnings=(*points.unmatched(), *expander.warnings.values()),
+        warnings=(
+            *points.unmatched(),
+            *expander.requests.unmatched(),
+            *expander.warnings.values(),
+        ),
     )
 
 
@@ -83,6 +90,7 @@ class _Expander:
         self._grid = grid
         self._facts = facts
         self._resolver = Resolver(grid)
+        self.requests = Requests(grid)
         self._verdicts: dict[tuple[int, ...], Broken | None] = {}
         self._kept: dict[tuple[int, int], Mapping[str, Scalar]] = {}
         self.trials: list[PlannedTrial] = []
@@ -105,7 +113,8 @@ class _Expander:
         elif broken := self._verdict(group):
             self.skipped.append(Skipped(columns, *broken))
         else:
-            self.trials.append(PlannedTrial(self._trial(group, seed), columns))
+            trial = self._trial(group, seed)
+            self.trials.append(PlannedTrial(trial, columns, self.requests.of(point)))
 
     def _trial(self, group: Group, seed: int) -> Trial:
         # Every part is checked already; checking a hundred thousand trials again takes seconds.

@@ -9,8 +9,9 @@ from pydantic_core.core_schema import AnySchema, any_schema
 from .early_stopping import Asha
 from .plugins import PluginFile
 from .predicate import ExcludeRule, WhenRule
+from .resources import Request, ResourceRule
 from .sections import Sections
-from .spec import Count, Name, NonNegative, Positive, Spec, Tries
+from .spec import Name, Spec, Tries
 from .task import Task, Teacher
 from .training import Training
 from .values import AxisMapping
@@ -30,20 +31,16 @@ class _Checked:
         raise PydanticOmit
 
 
-class Resources(Spec):
-    """What one trial takes."""
+class Resources(Request):
+    """What one trial takes; by `when`, some trials something else."""
 
-    cpus: Count = 1
-    """Threads of a trial; part of what makes its numbers exact."""
-    gpus: NonNegative = 0.0
-    """GPUs, or a share of one."""
-    memory_gb: Positive = 4.0
-    """Host memory (GiB); a trial whose own memory (0.3 of it PyTorch's; files that are mapped, such
-    as kept teacher outputs, do not count) is larger is ended as `out_of_memory`."""
-    timeout_minutes: Positive = 60.0
-    """A trial that takes longer is ended and counted as `timeout`."""
-    stall_minutes: Positive = 15.0
-    """A trial that takes no step for so long, once it has begun to, is ended as `stalled`."""
+    when: Annotated[tuple[ResourceRule, ...], _Checked()] = ()
+    """Other amounts for some points; a later rule wins."""
+
+    @property
+    def common(self) -> Request:
+        """What a trial takes where no rule says otherwise."""
+        return Request.model_validate(self.model_dump(exclude={"when"}))
 
 
 class Retries(Spec):

@@ -9,6 +9,7 @@ from .early_stopping import Asha
 from .knowledge import MaskedLogits, open_fields
 from .predicate import ExcludeRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
+from .resources import read_resource_rules
 from .sections import Sections, section_paths
 from .tree import Path
 from .values import FIXED_AXES, Axis, AxisMapping, Value
@@ -34,7 +35,7 @@ class PointReader:
         self._axes = AxisReader(sections, report)
 
     def read(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields `axes`, `zip`, `when` and `exclude` of a grid."""
+        """The fields `axes`, `zip`, `when`, `exclude` and `resources` of a grid."""
         mappings = list(self._axis_mappings(data.get("axes")))
         whens = self._rule_list("when", data.get("when"))
         self._axes.read_knowledge(_written_knowledge(mappings, whens))
@@ -46,10 +47,24 @@ class PointReader:
             for at, each in self._rule_list("exclude", data.get("exclude"))
             if (predicate := self._read_predicate(each, at=at))
         ]
+        resources = data.get("resources")
+        if isinstance(resources, dict):
+            rules = read_resource_rules(
+                resources,
+                read_predicate=lambda rule, at: self._read_predicate(rule, at=at),
+                report=self._report,
+            )
+            resources = {**resources, "when": rules}
         self._check_fills(axes, when)
         self._check_language_head()
         self._check_within(data.get("early_stopping"), axes, when)
-        return {"axes": tuple(axes), "zip": groups, "when": tuple(when), "exclude": tuple(exclude)}
+        return {
+            "axes": tuple(axes),
+            "zip": groups,
+            "when": tuple(when),
+            "exclude": tuple(exclude),
+            **({} if resources is None else {"resources": resources}),
+        }
 
     def _axis_mappings(self, data: object) -> Iterator[tuple[Path, dict[str, Any]]]:
         listed = isinstance(data, list)

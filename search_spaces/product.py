@@ -9,6 +9,7 @@ from .knowledge import term_label
 from .objective import said_of_stage
 from .predicate import IsOneOf, Predicate, WhenRule, holds
 from .report import nearest, show
+from .resources import Request
 from .sections import get_typed
 from .stages import all_terms
 from .values import FIXED_AXES, Axis, AxisMapping, Value, Written, label_of
@@ -69,6 +70,37 @@ class RawPoints:
             where.problem("matches no point", _mend(predicate, self._grid))
             for where, predicate in rules
             if where not in self._matched
+        ]
+
+
+class Requests:
+    """What the points of a grid ask for, by the rules of `resources`."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._rules = [(rule, _compile(rule.predicate, grid)) for rule in grid.resources.when]
+        self._made: dict[tuple[int, ...], Request] = {}
+        self._matched: set[int] = set()
+
+    def of(self, point: Point) -> Request | None:
+        """What a point asks for; None where no rule says that it differs from the others."""
+        rules = tuple([n for n, (_, applies) in enumerate(self._rules) if applies(point)])
+        if not rules:
+            return None
+        self._matched.update(rules)
+        if rules not in self._made:
+            asked = self._grid.resources.common.model_dump()
+            for n in rules:
+                asked |= self._rules[n][0].changes
+            self._made[rules] = Request.model_validate(asked)
+        return self._made[rules]
+
+    def unmatched(self) -> list[Problem]:
+        """The rules that no point so far has met."""
+        return [
+            rule.where.problem("matches no point", _mend(rule.predicate, self._grid))
+            for n, (rule, _) in enumerate(self._rules)
+            if n not in self._matched
         ]
 
 

@@ -22,6 +22,7 @@ from .errors import (
     SweepLockedError,
     WouldDeactivateError,
 )
+from .words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,6 +85,13 @@ Address = Annotated[
 ExecutorOption = Annotated[
     ExecutorName, typer.Option(help="ray, or serial: in this process, for a debugger.")
 ]
+InsecureCluster = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-cluster",
+        help="Agree that the cluster of --address asks for no token: anybody may run code there.",
+    ),
+]
 MaxConcurrent = Annotated[
     int | None, typer.Option(min=1, help="Most trials at once; as many as fit unless said.")
 ]
@@ -124,14 +132,17 @@ def plan(
     grid: GridFile,
     store: StoreFolder = None,
     as_json: AsJson = False,
+    address: Address = "local",
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Count a grid's trials and say what would be skipped, collapsed, or is done already."""
     # A wrong grid is refused before anything heavy is imported.
     read = load_grid(grid, allow_plugins=allow_plugins)
+    from .executors import Choice
     from .forecast import forecast, print_forecast
     from .planning import nothing_to_train
 
+    where = Choice(address=address)
     told = forecast(read, store)
     if as_json:
         _print_json(told.as_json())
@@ -140,6 +151,7 @@ def plan(
     if not told.plan.trials:
         # As `launch` would: whoever plans first is to learn it from the exit code.
         raise InputError([nothing_to_train(grid, told.plan)])
+    where.check_room(told.requests)
 
 
 @app.command(name="try")
@@ -167,6 +179,7 @@ def launch(
     address: Address = "local",
     executor: ExecutorOption = ExecutorName.RAY,
     max_concurrent: MaxConcurrent = None,
+    insecure_cluster: InsecureCluster = False,
     quiet: Quiet = False,
     allow_plugins: AllowPlugins = False,
 ) -> None:
@@ -183,7 +196,7 @@ def launch(
     ended = launching.launch(
         grid,
         store=store,
-        executor=_choose(executor, address, max_concurrent),
+        executor=_choose(executor, address, max_concurrent, insecure_cluster),
         console=stderr(),
         agree=agree,
         quiet=quiet,
@@ -204,6 +217,7 @@ def resume(
     address: Address = "local",
     executor: ExecutorOption = ExecutorName.RAY,
     max_concurrent: MaxConcurrent = None,
+    insecure_cluster: InsecureCluster = False,
     quiet: Quiet = False,
     allow_plugins: AllowPlugins = False,
 ) -> None:
@@ -212,7 +226,7 @@ def resume(
 
     ended = launching.resume(
         folder,
-        executor=_choose(executor, address, max_concurrent),
+        executor=_choose(executor, address, max_concurrent, insecure_cluster),
         console=stderr(),
         failed_only=failed_only,
         trials=trial or (),
@@ -472,18 +486,26 @@ def _check_options(question: Question, given: Mapping[str, object]) -> None:
         raise InputError(problems)
 
 
-def _choose(name: ExecutorName, address: str, max_concurrent: int | None) -> "Choice":
+def _choose(
+    name: ExecutorName, address: str, max_concurrent: int | None, insecure_cluster: bool
+) -> "Choice":
     from .executors import Choice
 
     if name is ExecutorName.SERIAL and (address != "local" or max_concurrent is not None):
         what = "`--executor serial` runs one trial after another in this process"
         mend = "Leave out `--address` and `--max-concurrent`, or leave out `--executor serial`."
         raise InputError([Problem("--executor", what, mend)])
-    return Choice(name.value, address=address, max_concurrent=max_concurrent)
+    return Choice(
+        name.value,
+        address=address,
+        max_concurrent=max_concurrent,
+        allows_open=insecure_cluster,
+    )
 
 
 def _complain(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    # What is complained of may be a stranger's file.
+    typer.echo(printable(message), err=True)
     sys.exit(code)
 
 

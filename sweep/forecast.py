@@ -16,6 +16,7 @@ from ..search_spaces.expansion import Plan, PlannedTrial
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
 from ..search_spaces.ids import Identifier
+from ..search_spaces.resources import Request
 from ..search_spaces.shape import (
     embedding_parameters,
     encoder_parameters,
@@ -65,6 +66,8 @@ class Forecast:
     """Stages with which several trials begin, trained once; None where no id is known."""
     early_stopping: Asha | None
     cost: Cost
+    requests: frozenset[Request]
+    """What its trials ask of a host."""
 
     @property
     def to_run(self) -> int:
@@ -152,6 +155,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         shared_stages=shared,
         early_stopping=grid.early_stopping,
         cost=_cost(sweep, grid, todo, facts),
+        requests=frozenset(p.resources or grid.resources.common for p in plan.trials),
     )
 
 

@@ -28,12 +28,20 @@ from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
 from .executors import Choice
 from .folder import check_folder
 from .lock import Lock, take
-from .pinned import new_sweep, pinned_for, record_launch
-from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
+from .pinned import device_of, new_sweep, pinned_for, record_launch
+from .planning import (
+    Content,
+    ContentFacts,
+    config_of,
+    nothing_to_train,
+    plan_rows,
+    requests_of,
+)
 from .progress import Progress
 from .referee import Referee, stopped_ids
 from .retrying import failures_by_class, waits
 from .students import keep_best_student
+from .survey import Surveyed
 from .upkeep import Compactor
 from .watch import Watch
 from .words import named, where_ids_are
@@ -110,22 +118,24 @@ def launch(
     if not plan.trials:
         raise InputError([nothing_to_train(grid_file, plan)])
     rows = plan_rows(plan, content)
-    executor.check_reachable()
+    surveyed = _survey(executor, sweep, grid, rows, console)
     with _held(sweep, grid) as lock:
-        pinned = pinned_for(sweep, grid)
+        pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         gone = _completed(sweep.read_attempts()) & (
             {row.id for row in sweep.read_plan() if row.what == "trial"} - {row.id for row in rows}
         )
         if gone and not agree(question := WouldDeactivateError(len(gone))):
             raise question
         _keep_plugins(sweep, grid)
-        record_launch(
+        changes = record_launch(
             sweep,
             pinned,
             epoch=lock.epoch,
             base=grid_file.resolve().parent,
             plugins={str(plugin.path): plugin.digest for plugin in grid.plugins},
+            nodes=surveyed.hosts,
         )
+        _warn(console, changes)
         sweep.add_grid(text)
         sweep.write_plan(rows, epoch=lock.epoch)
         return _run(
@@ -135,6 +145,7 @@ def launch(
             lock,
             pinned=pinned,
             executor=executor,
+            surveyed=surveyed,
             console=console,
             quiet=quiet,
             fresh=False,
@@ -180,11 +191,19 @@ def resume(
         raise InputError([Problem(str(folder / "plan"), *code_of_its_own(files))])
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
     check_content(rows, losses)
-    executor.check_reachable()
+    surveyed = _survey(executor, sweep, grid, rows, console)
     with _held(sweep, grid) as lock:
-        pinned = pinned_for(sweep, grid)
+        pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         _keep_plugins(sweep, grid)
-        record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]), plugins={})
+        changes = record_launch(
+            sweep,
+            pinned,
+            epoch=lock.epoch,
+            base=Path(told["base"]),
+            plugins={},
+            nodes=surveyed.hosts,
+        )
+        _warn(console, changes)
         return _run(
             sweep,
             grid,
@@ -192,11 +211,26 @@ def resume(
             lock,
             pinned=pinned,
             executor=executor,
+            surveyed=surveyed,
             console=console,
             quiet=quiet,
             fresh=True,
             only=only,
         )
+
+
+def _survey(
+    executor: Choice, sweep: Store, grid: Grid, rows: Sequence[PlanRow], console: Console
+) -> Surveyed:
+    requests = requests_of(rows, grid.resources)
+    surveyed = executor.survey(sweep, requests, device=device_of(grid))
+    _warn(console, surveyed.warnings)
+    return surveyed
+
+
+def _warn(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")
 
 
 def check_content(rows: Sequence[PlanRow], losses: Collection[PluginLoss]) -> None:
@@ -302,6 +336,7 @@ def _run(
     *,
     pinned: Pinned,
     executor: Choice,
+    surveyed: Surveyed,
     console: Console,
     quiet: bool,
     fresh: bool,
@@ -347,7 +382,7 @@ def _run(
     )
     drain = Drain(agenda, lock, progress.tell)
     log = lock.locks / f"{lock.epoch:06d}.log"
-    run = executor.make(grid.resources, log=log, tell=progress.tell)
+    run = executor.make(surveyed, log=log, tell=progress.tell)
     breaker = Breaker()
 
     compactor = Compactor(sweep, lock, running=lambda: tuple(agenda.running))

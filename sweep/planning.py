@@ -10,9 +10,11 @@ from ..results.schema import PlanRow
 from ..search_spaces.errors import DataError, Problem
 from ..search_spaces.expansion import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
+from ..search_spaces.grid import Resources
 from ..search_spaces.ids import Identifier, TrialIds
 from ..search_spaces.knowledge import hides_tokens, term_label
 from ..search_spaces.resolution import Feature, resolve_term
+from ..search_spaces.resources import Request
 from ..search_spaces.sizes import trial_sizes
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.texts import Unlabelled
@@ -139,10 +141,12 @@ class ContentFacts:
 def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
     """Everything planned: teachers, stages that several trials begin with, trials, skipped points.
 
-    A lane that does it in this order rarely changes its teacher or task.
+    A lane that does it in this order rarely changes its teacher or task, and an actor is rarely
+    replaced because the next trial asks for other resources.
     """
     teachers: dict[str, PlanRow] = {}
     trials: dict[str, PlanRow] = {}
+    asked: dict[str, Request | None] = {}
     begun = Begun()
     identify = Identifier().identify
     for planned in plan.trials:
@@ -151,11 +155,13 @@ def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
         ids = identify(planned.trial, digests)
         if ids.trial not in trials:
             trials[ids.trial] = _work_row("trial", planned, digests, ids=ids)
+            asked[ids.trial] = planned.resources
             begun.add(ids.trial, planned, digests)
     place = {row.id: n for n, row in enumerate(teachers.values())}
+    request = {each: n for n, each in enumerate(dict.fromkeys(asked.values()))}
     ordered = sorted(
         (_after(row, begun.before(str(row.id))) for row in trials.values()),
-        key=lambda row: place[row.depends_on[0]],
+        key=lambda row: (place[row.depends_on[0]], request[asked[str(row.id)]]),
     )
     return (*teachers.values(), *begun.rows(), *ordered, *map(_skipped_row, plan.skipped))
 
@@ -243,6 +249,20 @@ def config_of(row: PlanRow) -> Config:
     return Config.model_validate_json(str(row.config_json))
 
 
+def request_of(row: PlanRow, resources: Resources) -> Request:
+    """What a piece of work asks of its host."""
+    return config_of(row).resources or resources.common
+
+
+def requests_of(rows: Iterable[PlanRow], resources: Resources) -> frozenset[Request]:
+    """Every request that a plan makes."""
+    planned = [row for row in rows if row.what != "skipped"]
+    # Most rows say nothing of their own, and reading ten thousand of them takes a second.
+    own = [row for row in planned if '"resources":null' not in str(row.config_json)]
+    common = {resources.common} if len(own) < len(planned) else set()
+    return frozenset(common | {request_of(row, resources) for row in own})
+
+
 def _teacher_row(trial: Trial, digests: Digests) -> PlanRow:
     config = Config(
         task=trial.task,
@@ -273,7 +293,8 @@ def _stage_row(id: str, planned: PlannedTrial, digests: Digests, *, num_stages: 
         "seed": trial.seed,
     }
     ids = TrialIds(trial=id, group=id)
-    return _work_row("stage", PlannedTrial(trial, axes), digests._replace(texts=texts), ids=ids)
+    first = PlannedTrial(trial, axes, planned.resources)
+    return _work_row("stage", first, digests._replace(texts=texts), ids=ids)
 
 
 def _work_row(
@@ -287,6 +308,7 @@ def _work_row(
         task_digest=digests.task,
         teacher_digest=digests.teacher,
         text_digests=digests.texts,
+        resources=planned.resources,
     )
     return PlanRow(
         what=what,

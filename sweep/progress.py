@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..results.fingerprint import cause
 from .agenda import Agenda
-from .words import clock, count
+from .words import clock, count, printable
 from .work import Outcome, Work
 
 QUIET_SECONDS = 30.0
@@ -107,7 +107,7 @@ class Progress:
         self._tell(message)
 
     def _tell(self, message: str, style: str = "") -> None:
-        self._console.print(Text(message, style=style), highlight=False)
+        self._console.print(Text(printable(message), style=style), highlight=False)
 
     def _trials(self, ids: Iterable[str]) -> list[str]:
         return [id for id in ids if id not in self._others]
@@ -145,7 +145,7 @@ class Progress:
             parts.append(f"about {clock(left)} left")
         if self._best is not None:
             parts.append(f"best on select {self._best[0]:.4f} ({self._best[1]})")
-        return ", ".join(parts)
+        return printable(", ".join(parts))
 
     def _seconds_left(self) -> float | None:
         if not self._trials_ended or self._agenda.is_draining:
@@ -163,5 +163,8 @@ class Progress:
             ProgressBar(total=max(1, self._total), completed=self._done, width=30),
             Text(self._line()),
         )
-        running = [Text(f"  running {id}  {self._names[id]}", style="dim") for id in agenda.running]
+        running = [
+            Text(printable(f"  running {id}  {self._names[id]}"), style="dim")
+            for id in agenda.running
+        ]
         return Group(bar, *running[:8])

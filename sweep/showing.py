@@ -16,7 +16,8 @@ from rich.text import Text
 from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
 from .fitting import Cells, print_cells
-from .words import clock, count, named, where_ids_are
+from .redaction import redact
+from .words import clock, count, named, printable, where_ids_are
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,8 @@ def print_frame(
             ]
             _write(console, json.dumps({"schema_version": 1, "rows": rows}, indent=2))
         case Form.CSV:
-            _write(console, flat.map(_guard).to_csv(index=False).rstrip("\n"))
+            safe = flat.map(_guard).rename(columns=_guard)
+            _write(console, safe.to_csv(index=False).rstrip("\n"))
         case Form.LATEX:
             _write(console, flat.to_latex(index=False, na_rep="", float_format="%.4g", escape=True))
         case Form.TABLE:
@@ -278,7 +280,7 @@ def print_resolved(resolved: Mapping[str, Any], console: Console) -> None:
     # A teacher that knows its task already was trained by no terms.
     names = tuple(dict.fromkeys(key for term in resolved["terms"] for key in term))
     rows = tuple(
-        tuple(_printable(_short(term.get(name))) for name in names) for term in resolved["terms"]
+        tuple(printable(_short(term.get(name))) for name in names) for term in resolved["terms"]
     )
     if rows:
         print_cells(Cells(names, rows), console, title="Terms")
@@ -292,7 +294,7 @@ def print_logs(folder: Path, word: str, *, console: Console, notes: Console) -> 
     logs = [log for id in ids for log in sorted((folder / "work" / id).glob("*/log.txt"))]
     for log in logs:
         console.print(f"== {log.parent.parent.name}, attempt {log.parent.name}", highlight=False)
-        _write(console, _printable(log.read_text(errors="replace")))
+        _write(console, printable(redact(log.read_text(errors="replace"))))
     if not logs:
         notes.print(f"{', '.join(ids)}: nothing has been logged yet", highlight=False)
     return bool(logs)
@@ -351,10 +353,9 @@ def _print_notes(found: "Results", frame: "pd.DataFrame", *, console: Console) -
 
 def _cells(frame: "pd.DataFrame") -> Cells:
     return Cells(
-        tuple(_printable(str(name)) for name in frame.columns),
+        tuple(printable(str(name)) for name in frame.columns),
         tuple(
-            tuple(_printable(_cell(value)) for value in row)
-            for row in frame.itertuples(index=False)
+            tuple(printable(_cell(value)) for value in row) for row in frame.itertuples(index=False)
         ),
         frozenset(str(name) for name in frame.columns if frame[name].dtype.kind in "if"),
     )
@@ -392,7 +393,7 @@ def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Text:
     told = [(str(key), _cell(value)) for key, value in items if key not in ("error", "versions")]
     width = max((len(key) for key, _ in told), default=0)
     lines = [f"  {key:<{width}}  {value}".rstrip() for key, value in told]
-    return Text.assemble((_printable(title), "bold"), _printable("\n".join(["", *lines])))
+    return Text.assemble((printable(title), "bold"), printable("\n".join(["", *lines])))
 
 
 def _exact(value: Any) -> str | int | float | bool | None:  # noqa: ANN401  (any cell)
@@ -430,16 +431,13 @@ def _short(value: object) -> str:
 
 def _plain(text: str) -> Text:
     """Text of a trial's own is never markup and never a terminal's control sequence."""
-    return Text(_printable(text))
-
-
-def _printable(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+    return Text(printable(text))
 
 
 def _guard(cell: object) -> object:
-    """A spreadsheet would run a cell that begins like a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+    """A spreadsheet would run a cell that begins like a formula, after blanks too."""
+    is_formula = isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{cell}" if is_formula else cell
 
 
 def _write(console: Console, text: str) -> None:

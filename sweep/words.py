@@ -13,6 +13,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def printable(text: str) -> str:
+    """A text from a trial or a stranger without what would command a terminal."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
 def clock(seconds: float) -> str:
     """`2:05`, `1:02:05`."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdsweep.search_spaces import expand, load_grid
+from kdsweep.search_spaces import expand, load_grid, read_grid
 from kdsweep.search_spaces.embedded import embedded_data_file, embedded_model_folder
 from kdsweep.search_spaces.knowledge import TERM_CLASSES, kind_of
 from kdsweep.search_spaces.stages import all_terms
@@ -92,6 +92,18 @@ def test_the_stages_in_the_documents_are_the_example_and_two_trials_begin_alike(
     assert [row.what for row in rows] == ["teacher", "stage", "trial", "trial", "trial"]
 
 
+def test_the_resources_in_the_documents_can_be_read() -> None:
+    [shown] = re.findall(
+        r"```yaml\n(resources:.*?)```", (ROOT / "docs" / "clusters.md").read_text(), re.DOTALL
+    )
+    text = re.sub("^resources: .*\n", shown, QUICKSTART.read_text(), flags=re.MULTILINE)
+    grid = read_grid(text, file="clusters.md", base=ROOT)
+    assert (grid.resources.cpus, grid.resources.gpus) == (2, 0.25)
+    assert [dict(rule.changes) for rule in grid.resources.when] == [
+        {"gpus": 0.5, "memory_gb": 8, "timeout_minutes": 240}
+    ]
+
+
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
     listed = re.findall(r"^  ([a-z]+) ", kdsweep("--help", folder=tmp_path).stdout, re.MULTILINE)
     named = set(re.findall(r"`kdsweep ([a-z]+)", README))
@@ -126,6 +138,7 @@ def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
         "docs/stages.md",
         "docs/early_stopping.md",
         "docs/checks.md",
+        "docs/clusters.md",
         "docs/adding_a_kind.md",
     ],
 )

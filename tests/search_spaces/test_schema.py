@@ -55,7 +55,8 @@ training: {epochs: 3, batch_size: 32, dropout: 0.1, weight_decay: 0.01, warmup: 
 search: {method: grid}
 early_stopping: {method: asha, metric: primary, grace: 0.2, reduction: 3,
   within: [task.name, knowledge]}
-resources: {cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60}
+resources: {cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60,
+  when: [{if: {shape.layers: {ge: 3}}, memory_gb: 8, timeout_minutes: 90}]}
 retries: 1
 keep: {students: best_per_group, predictions: last}
 budget: {hours: null, trials: null}
@@ -96,6 +97,9 @@ def test_good_grids_pass_schema_and_reader(text: str) -> None:
         ("training.learning_rate: [", "training.learning_rat: ["),
         ("{ge: 6}", "{gee: 6}"),
         ("retries: 1", "retries: -1"),
+        ("memory_gb: 8", "memory: 8"),
+        ("memory_gb: 8, timeout_minutes: 90", "cpus: 8"),
+        (", memory_gb: 8, timeout_minutes: 90", ""),
         ("predictions: last", "predictions: some"),
         ("method: grid", "method: tpe"),
         ("hours: null", "hours: 3"),
