@@ -312,12 +312,12 @@ def print_diagnosis(folder: Path, told: "Diagnosis", *, as_json: bool, console: 
         _write(console, json.dumps(body, indent=2))
         return
     for finding in told.mended:
-        _write(console, _printable(f"mended: {finding.path}: {finding.reason} ({finding.mend})"))
+        _write(console, printable(f"mended: {finding.path}: {finding.reason} ({finding.mend})"))
     for finding in told.found:
         mend = f" (--repair: {finding.mend})" if finding.mend else ""
-        _write(console, _printable(f"{finding.path}: {finding.reason}{mend}"))
+        _write(console, printable(f"{finding.path}: {finding.reason}{mend}"))
     for name in told.strangers:
-        _write(console, _printable(f"{name}: no sweep wrote it; it is left alone"))
+        _write(console, printable(f"{name}: no sweep wrote it; it is left alone"))
     wrong = count(len(told.found), "finding")
     _write(console, f"{folder}: {wrong}" if told.found else f"{folder}: sound")
 
