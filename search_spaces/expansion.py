@@ -23,6 +23,8 @@ class PlannedTrial:
     trial: Trial
     axes: Mapping[str, Scalar]
     """Short name to value or label; None where an axis does not act on this trial."""
+    priority: int = 0
+    """Where `order` puts it: lower runs first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def expand(grid: Grid, facts: Facts) -> Plan:
     expander = _Expander(grid, facts)
     points = RawPoints(grid)
     for point in points:
-        expander.add(point)
+        expander.add(point, priority=points.priority(point))
     expander.check_axes()
     if grid.early_stopping is not None:
         expander.check_early_stopping(grid.early_stopping)
@@ -90,7 +92,7 @@ class _Expander:
         self.collapsed: list[Collapsed] = []
         self.warnings: dict[str, Problem] = {}
 
-    def add(self, point: Point) -> None:
+    def add(self, point: Point, *, priority: int) -> None:
         """Counts a point as a trial, as skipped or as collapsed."""
         group = self._resolver.group(point)
         if isinstance(group, Broken):
@@ -105,7 +107,7 @@ class _Expander:
         elif broken := self._verdict(group):
             self.skipped.append(Skipped(columns, *broken))
         else:
-            self.trials.append(PlannedTrial(self._trial(group, seed), columns))
+            self.trials.append(PlannedTrial(self._trial(group, seed), columns, priority))
 
     def _trial(self, group: Group, seed: int) -> Trial:
         # Every part is checked already; checking a hundred thousand trials again takes seconds.

@@ -1,4 +1,4 @@
-"""Reads what spans a grid's points: `axes`, `zip`, `when` and `exclude`."""
+"""Reads what spans a grid's points: `axes`, `zip`, `when`, `exclude`; and their `order`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from .axes import read_fixed
 from .axis_reader import SHAPE_PATHS, AxisReader
 from .early_stopping import Asha
 from .knowledge import MaskedLogits, open_fields
-from .predicate import ExcludeRule, WhenRule, read_predicate
+from .predicate import ExcludeRule, OrderRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
 from .sections import Sections, section_paths
 from .tree import Path
@@ -34,7 +34,7 @@ class PointReader:
         self._axes = AxisReader(sections, report)
 
     def read(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields `axes`, `zip`, `when` and `exclude` of a grid."""
+        """The fields `axes`, `zip`, `when`, `exclude` and `order` of a grid."""
         mappings = list(self._axis_mappings(data.get("axes")))
         whens = self._rule_list("when", data.get("when"))
         self._axes.read_knowledge(_written_knowledge(mappings, whens))
@@ -46,10 +46,21 @@ class PointReader:
             for at, each in self._rule_list("exclude", data.get("exclude"))
             if (predicate := self._read_predicate(each, at=at))
         ]
+        order = [
+            OrderRule(predicate, self._report.written(at))
+            for at, each in self._rule_list("order", data.get("order"))
+            if (predicate := self._read_predicate(each, at=at))
+        ]
         self._check_fills(axes, when)
         self._check_language_head()
         self._check_within(data.get("early_stopping"), axes, when)
-        return {"axes": tuple(axes), "zip": groups, "when": tuple(when), "exclude": tuple(exclude)}
+        return {
+            "axes": tuple(axes),
+            "zip": groups,
+            "when": tuple(when),
+            "exclude": tuple(exclude),
+            "order": tuple(order),
+        }
 
     def _axis_mappings(self, data: object) -> Iterator[tuple[Path, dict[str, Any]]]:
         listed = isinstance(data, list)
