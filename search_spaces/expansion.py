@@ -26,6 +26,8 @@ class PlannedTrial:
     """Short name to value or label; None where an axis does not act on this trial."""
     resources: Request | None
     """What it asks for; None: what the grid says of all."""
+    priority: int = 0
+    """Where `order` puts it: lower runs first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def expand(grid: Grid, facts: Facts) -> Plan:
     expander = _Expander(grid, facts)
     points = RawPoints(grid)
     for point in points:
-        expander.add(point)
+        expander.add(point, priority=points.priority(point))
     expander.check_axes()
     if grid.early_stopping is not None:
         expander.check_early_stopping(grid.early_stopping)
@@ -98,7 +100,7 @@ class _Expander:
         self.collapsed: list[Collapsed] = []
         self.warnings: dict[str, Problem] = {}
 
-    def add(self, point: Point) -> None:
+    def add(self, point: Point, *, priority: int) -> None:
         """Counts a point as a trial, as skipped or as collapsed."""
         group = self._resolver.group(point)
         if isinstance(group, Broken):
@@ -113,8 +115,9 @@ class _Expander:
         elif broken := self._verdict(group):
             self.skipped.append(Skipped(columns, *broken))
         else:
-            trial = self._trial(group, seed)
-            self.trials.append(PlannedTrial(trial, columns, self.requests.of(point)))
+            self.trials.append(
+                PlannedTrial(self._trial(group, seed), columns, self.requests.of(point), priority)
+            )
 
     def _trial(self, group: Group, seed: int) -> Trial:
         # Every part is checked already; checking a hundred thousand trials again takes seconds.

@@ -8,10 +8,10 @@ from pydantic_core.core_schema import AnySchema, any_schema
 
 from .early_stopping import Asha
 from .plugins import PluginFile
-from .predicate import ExcludeRule, WhenRule
+from .predicate import ExcludeRule, OrderRule, WhenRule
 from .resources import Request, ResourceRule
 from .sections import Sections
-from .spec import Name, Spec, Tries
+from .spec import Count, Name, Positive, Spec, Tries
 from .task import Task, Teacher
 from .training import Training
 from .values import AxisMapping
@@ -94,12 +94,14 @@ class Keep(Spec):
 
 
 class Budget(Spec):
-    """When a sweep stops by itself. Limits are not built yet: only null is accepted."""
+    """When a sweep stops by itself, counted over all of its launches; null: no limit."""
 
-    hours: None = None
-    """Hours of the whole sweep; null: no limit."""
-    trials: None = None
-    """Number of trials; null: all of them."""
+    hours: Positive | None = None
+    """Hours in which launches worked; what runs when they are over is checkpointed."""
+    gpu_hours: Positive | None = None
+    """Hours times GPUs, or shares of one, that were given to work."""
+    trials: Count | None = None
+    """Number of trials that end completed or stopped; what runs when it is reached finishes."""
 
 
 class Search(Spec):
@@ -135,6 +137,8 @@ class Grid(Spec):
     """Values or further axes for some points; a later rule wins."""
     exclude: Annotated[tuple[ExcludeRule, ...], _Checked()] = ()
     """Points that are left out."""
+    order: Annotated[tuple[OrderRule, ...], _Checked()] = ()
+    """Which trials run first; changes no trial and no id."""
     training: Training = Training()
     """How students are optimised; what axes and rules do not say."""
     search: Search = Search()

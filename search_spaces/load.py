@@ -164,10 +164,4 @@ def _refuse_not_built(data: Mapping[str, Any], report: Report) -> list[str]:
     if word_not_built(method, SEARCHES):
         report.add(("search", "method"), f"search `{method}` {NOT_BUILT}", "Write `method: grid`")
         refused.append("search")
-    limits = _mapping(data.get("budget"))
-    for key in ("hours", "trials"):
-        if limits.get(key) is not None:
-            what = f"a budget of {key} ({show(limits[key])}) {NOT_BUILT}"
-            report.add(("budget", key), what, "Write null, or leave it out")
-            refused.append("budget")
     return refused

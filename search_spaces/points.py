@@ -1,4 +1,4 @@
-"""Reads what spans a grid's points: `axes`, `zip`, `when` and `exclude`."""
+"""Reads what spans a grid's points: `axes`, `zip`, `when`, `exclude`; and their `order`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from .axes import read_fixed
 from .axis_reader import SHAPE_PATHS, AxisReader
 from .early_stopping import Asha
 from .knowledge import MaskedLogits, open_fields
-from .predicate import ExcludeRule, WhenRule, read_predicate
+from .predicate import ExcludeRule, OrderRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
 from .resources import read_resource_rules
 from .sections import Sections, section_paths
@@ -35,7 +35,7 @@ class PointReader:
         self._axes = AxisReader(sections, report)
 
     def read(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields `axes`, `zip`, `when`, `exclude` and `resources` of a grid."""
+        """The fields `axes`, `zip`, `when`, `exclude`, `order` and `resources` of a grid."""
         mappings = list(self._axis_mappings(data.get("axes")))
         whens = self._rule_list("when", data.get("when"))
         self._axes.read_knowledge(_written_knowledge(mappings, whens))
@@ -45,6 +45,11 @@ class PointReader:
         exclude = [
             ExcludeRule(predicate, self._report.written(at))
             for at, each in self._rule_list("exclude", data.get("exclude"))
+            if (predicate := self._read_predicate(each, at=at))
+        ]
+        order = [
+            OrderRule(predicate, self._report.written(at))
+            for at, each in self._rule_list("order", data.get("order"))
             if (predicate := self._read_predicate(each, at=at))
         ]
         resources = data.get("resources")
@@ -63,6 +68,7 @@ class PointReader:
             "zip": groups,
             "when": tuple(when),
             "exclude": tuple(exclude),
+            "order": tuple(order),
             **({} if resources is None else {"resources": resources}),
         }
 

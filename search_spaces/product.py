@@ -27,6 +27,7 @@ class RawPoints:
         self._grid = grid
         self._when = [(rule, _compile(rule.predicate, grid)) for rule in grid.when]
         self._exclude = [(rule, _compile(rule.predicate, grid)) for rule in grid.exclude]
+        self._order = [(rule, _compile(rule.predicate, grid)) for rule in grid.order]
         self._matched: set[Written] = set()
         self.num_points = 0
         self.num_excluded = 0
@@ -62,10 +63,24 @@ class RawPoints:
                 excluded = True
         return excluded
 
+    def priority(self, point: Point) -> int:
+        """Where `order` puts a point: lower runs first.
+
+        An earlier condition outweighs all later ones together, so each is a binary digit.
+        """
+        priority = 0
+        for rule, applies in self._order:
+            is_first = applies(point)
+            if is_first:
+                self._matched.add(rule.where)
+            priority = 2 * priority + (not is_first)
+        return priority
+
     def unmatched(self) -> list[Problem]:
         """The rules that matched no point, once all points have been seen."""
         rules = [(rule.where, rule.predicate) for rule in self._grid.when]
         rules += [(rule.where, rule.predicate) for rule in self._grid.exclude]
+        rules += [(rule.where, rule.predicate) for rule in self._grid.order]
         return [
             where.problem("matches no point", _mend(predicate, self._grid))
             for where, predicate in rules

@@ -155,6 +155,14 @@ def _rules() -> dict[str, Schema]:
             _list_of(rule, "Values or further axes for some points; a later rule wins.", least=0)
         ),
         "exclude": _nullable(_list_of(predicate, "Points that are left out.", least=0)),
+        "order": _nullable(
+            _list_of(
+                predicate,
+                "Which trials run first: those for which the first condition holds, among equals "
+                "those for which the second does, and so on. Changes no trial and no id.",
+                least=0,
+            )
+        ),
     }
 
 

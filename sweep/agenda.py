@@ -36,6 +36,8 @@ class Agenda:
         wait: Callable[[str, str, int], float] = wait_seconds,
         at_first: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        counted: Collection[str] = (),
+        most: int | None = None,
     ) -> None:
         """Make an agenda of all that is planned and not completed.
 
@@ -50,6 +52,8 @@ class Agenda:
                 failures of that class it is, counted from 1.
             at_first: Most items at once until `open_up`; None: no limit.
             clock: Seconds that never jump.
+            counted: Items of which at most `most` may end other than failed or interrupted.
+            most: None for as many as there are.
         """
         self._lock = threading.RLock()
         self._allowed = allowed
@@ -68,6 +72,10 @@ class Agenda:
         for id, awaited in self._awaits.items():
             for other in awaited:
                 self._dependents[other].append(id)
+        self._counted = frozenset(counted)
+        self._most = most
+        self._places: set[str] = set()
+        """Counted items that run, or have ended other than failed or interrupted."""
         self._ready: list[int] = []
         self._waiting: list[tuple[float, int]] = []
         self._draining = False
@@ -83,13 +91,19 @@ class Agenda:
                 self._offer(id)
 
     def take(self) -> str | None:
-        """The next item to run; None when none is ready, and for ever once draining."""
+        """The next item to run; None when none is ready, and for ever once draining.
+
+        While every place is taken nothing starts: not even what others wait for, since they may
+        never come to run.
+        """
         with self._lock:
             self._wake()
-            if self._draining or not self._ready or self._is_crowded:
+            if self._draining or not self._ready or self._is_crowded or self.is_at_limit:
                 return None
             id = self._ids[heapq.heappop(self._ready)]
             self.running.append(id)
+            if id in self._counted:
+                self._places.add(id)
             return id
 
     def settle(self, id: str, outcome: Outcome, *, is_usable: bool = True) -> None:
@@ -102,6 +116,8 @@ class Agenda:
         """
         with self._lock:
             self.running.remove(id)
+            if outcome.status not in ("completed", "stopped"):
+                self._places.discard(id)
             match outcome.status:
                 case "completed" if is_usable:
                     self.completed.append(id)
@@ -147,7 +163,13 @@ class Agenda:
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can start, now or later."""
         with self._lock:
-            return not self.running and (self._draining or not (self._ready or self._waiting))
+            can_start = bool(self._ready or self._waiting) and not self.is_at_limit
+            return not self.running and (self._draining or not can_start)
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether as many counted items as may end well have done so or are running."""
+        return self._most is not None and len(self._places) >= self._most
 
     @property
     def num_waiting(self) -> int:
@@ -167,7 +189,7 @@ class Agenda:
         """Until an item can be taken, as far as time decides: 0 if one can now, None if none."""
         with self._lock:
             self._wake()
-            if self._draining or not (self._ready or self._waiting):
+            if self._draining or self.is_at_limit or not (self._ready or self._waiting):
                 return None
             return 0.0 if self._ready else self.seconds_until_retry
 

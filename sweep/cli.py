@@ -18,6 +18,7 @@ from ..search_spaces import load_grid
 from ..search_spaces.errors import InputError, Problem
 from .errors import (
     ClusterUnreachableError,
+    NoRoomError,
     NothingMatchesError,
     SweepLockedError,
     WouldDeactivateError,
@@ -237,6 +238,44 @@ def resume(
 
 
 @app.command()
+def grow(
+    folder: Folder,
+    top: Annotated[int, typer.Option(min=1, help="How many groups: the best on select.")],
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds each is to have in all.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; <name>-grown.yaml unless said.")
+    ] = None,
+    allow_plugins: AllowPlugins = False,
+) -> None:
+    """Write a sweep's grid again, with more seeds for its best groups."""
+    from .growing import grow as write_grown
+    from .words import count
+
+    try:
+        grown = write_grown(folder, top=top, seeds=seeds, into=output, allow_plugins=allow_plugins)
+    except FileExistsError as error:
+        _complain(f"{error.filename} exists\n    Name another file with `-o`.", INVALID)
+    allow = " --allow-plugins" if allow_plugins else ""
+    typer.echo(
+        f"wrote {grown.file}: {count(grown.new_trials, 'new trial')} in "
+        f"{count(grown.groups, 'group')}; next: "
+        f"kdsweep launch {grown.file} --store {grown.folder}{allow}",
+        err=True,
+    )
+
+
+@app.command()
+def stop(
+    folder: Folder,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once the launch has left.")] = False,
+) -> None:
+    """Ask a running launch, on any host, to checkpoint what it runs and to leave."""
+    from .stop_request import ask_to_stop
+
+    ask_to_stop(folder, wait=wait, tell=lambda message: typer.echo(message, err=True))
+
+
+@app.command()
 def status(
     folder: Folder,
     as_json: AsJson = False,
@@ -443,6 +482,9 @@ def run() -> NoReturn:
     except ClusterUnreachableError as error:
         mend = "Start it, or name another with `--address`; then run the command again."
         _complain(f"{error}\n    {mend}", STOPPED)
+    except NoRoomError as error:
+        mend = "Free some, keep fewer students (`keep`), or name another `--store`."
+        _complain(f"{error}\n    {mend}", UNWRITABLE)
     except FileNotFoundError as error:
         _complain(f"{error.filename or error}: no such file\n    Check the name.", INVALID)
     except OSError as error:
@@ -461,7 +503,7 @@ def _finish(ended: "Ended") -> NoReturn:
     match ended.asked:
         case "SIGINT":
             raise typer.Exit(INTERRUPTED)
-        case "SIGTERM" | "stop" | "overtaken" | "cluster lost":
+        case "SIGTERM" | "stop" | "budget" | "overtaken" | "cluster lost":
             raise typer.Exit(STOPPED)
         case "failures alike":
             raise typer.Exit(FAILED)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results.fingerprint import cause
+from ..results.status import work_left
 from .agenda import Agenda
 from .words import clock, count, printable
 from .work import Outcome, Work
@@ -30,6 +31,7 @@ class Progress:
         done_before: int,
         names: Mapping[str, str],
         others: Mapping[str, str],
+        flops: Mapping[str, float | None],
         quiet: bool = False,
     ) -> None:
         """Show an agenda.
@@ -40,6 +42,7 @@ class Progress:
             done_before: Trials that an earlier launch completed or stopped.
             names: How each piece of work is called.
             others: What of it is no trial, and what it is; it is told apart and not counted.
+            flops: Operations of each piece of work.
             quiet: Show nothing at all but failures.
         """
         self._agenda = agenda
@@ -47,12 +50,13 @@ class Progress:
         self._done_before = done_before
         self._names = names
         self._others = others
+        self._flops = flops
         self._quiet = quiet
         self._started = time.monotonic()
         self._last_line = self._started
         self._trials_since = self._started
         """When the last work of another kind was done: it says nothing of a trial's pace."""
-        self._trials_ended = 0
+        self._trials_ended: list[str] = []
         self._ended: Counter[str] = Counter()
         self._best: tuple[float, str] | None = None
         self._live = (
@@ -80,7 +84,7 @@ class Progress:
         if work.what == "trial" and outcome.status == "completed" and isinstance(score, float):
             self._best = max(self._best or (score, name), (score, name))
         if work.what == "trial":
-            self._trials_ended += 1
+            self._trials_ended.append(work.id)
         elif outcome.status == "completed":
             self._trials_since = time.monotonic()
             if work.what == "teacher" and not self._quiet:
@@ -151,10 +155,12 @@ class Progress:
         if not self._trials_ended or self._agenda.is_draining:
             return None
         agenda = self._agenda
-        waiting = len(self._trials(agenda.ids)) - len(self._trials(agenda.settled))
+        settled = agenda.settled
+        waiting = [id for id in self._trials(agenda.ids) if id not in settled]
         if not waiting:
             return None
-        return waiting * (time.monotonic() - self._trials_since) / self._trials_ended
+        elapsed = time.monotonic() - self._trials_since
+        return elapsed * work_left(self._trials_ended, waiting, self._flops)
 
     def _block(self) -> Group:
         agenda = self._agenda

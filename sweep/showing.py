@@ -172,10 +172,13 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
         case "unwritable":
             notes.print(f"cannot be written: {ended.why}", highlight=False, markup=False)
             notes.print("what was completed is safe; make room or mend the disk", highlight=False)
+        case "budget":
+            mend = "to go on, raise it in the grid and launch the grid again"
+            notes.print(f"{ended.why} is used up; {mend}", highlight=False, markup=False)
         case _:
             pass
-    if ended.asked is not None or ended.failed:
-        notes.print(f"go on with: kdsweep resume {folder}", highlight=False)
+    if ended.asked not in (None, "budget") or ended.failed:
+        notes.print(f"go on with: {ended.resume}", highlight=False)
     if ended.failed:
         notes.print(f"what failed: kdsweep results {folder} failures", highlight=False)
     if ended.completed:

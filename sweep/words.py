@@ -25,6 +25,18 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def size(number: float) -> str:
+    """Bytes as `0.36 GB`, `12 MB`, `116 TB`."""
+    unit, scale = next(
+        ((unit, scale) for unit, scale in _UNITS if number >= scale / 10), ("MB", 1e6)
+    )
+    value = number / scale
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"
+
+
+_UNITS = (("TB", 1e12), ("GB", 1e9))
+
+
 def where_ids_are(folder: Path) -> str:
     """Which commands tell the ids of a sweep."""
     return (

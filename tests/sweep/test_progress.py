@@ -22,7 +22,9 @@ def shown() -> tuple[Agenda, Say]:
     names = {"t": "minilm", "a": "hard seed 0", "b": "hard seed 1", "c": "soft seed 0"}
     file = StringIO()
     console = Console(file=file, width=200)
-    progress = Progress(agenda, console, done_before=1, names=names, others={"t": "teacher"})
+    progress = Progress(
+        agenda, console, done_before=1, names=names, others={"t": "teacher"}, flops={}
+    )
 
     def say() -> str:
         file.truncate(file.seek(0))
@@ -49,7 +51,9 @@ def test_trials_are_counted_and_what_runs_is_named() -> None:
 def test_a_single_trial_is_counted_in_the_singular() -> None:
     agenda = Agenda([Item("a")], allowed=lambda _: 0, failures={})
     file = StringIO()
-    with Progress(agenda, Console(file=file), done_before=0, names={"a": "hard"}, others={}):
+    with Progress(
+        agenda, Console(file=file), done_before=0, names={"a": "hard"}, others={}, flops={}
+    ):
         agenda.take()
         agenda.settle("a", Outcome(status="completed"))
     assert file.getvalue().startswith("1/1 trial, ")
