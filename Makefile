@@ -35,6 +35,7 @@ bench-orchestration: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/store.py
 
 # On a completed sweep: `make demo` makes the one that stands here.
 STORE ?= runs/quickstart

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +55,7 @@ class Block(NamedTuple):
 class CompactName(NamedTuple):
     """What the name of a compact file says."""
 
-    kind: str
+    kind: Kind
     epoch: int
     number: int
     digest: str
@@ -67,7 +67,9 @@ class CompactName(NamedTuple):
     def parse(cls, name: str) -> Self | None:
         """The parts of a name; None where it is no compact file's."""
         match = _COMPACT.fullmatch(name)
-        return None if match is None else cls(match[1], int(match[2]), int(match[3]), match[4])
+        if match is None:
+            return None
+        return cls(cast("Kind", match[1]), int(match[2]), int(match[3]), match[4])
 
     def fits(self, content: bytes) -> bool:
         """Whether these are the bytes that were written under this name."""

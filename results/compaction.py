@@ -141,6 +141,36 @@ class Compaction:
         waits = [each.seconds_left for each in done if each.seconds_left is not None]
         return Collected(sum(each.files for each in done), max(waits, default=None))
 
+    def rescue(self, name: str) -> int:
+        """Write anew what can still be read of a damaged compact file, and lies nowhere else.
+
+        Args:
+            name: Of the file; it stays as it is.
+
+        Returns:
+            How many parts were rescued.
+        """
+        told = CompactName.parse(name)
+        if told is None:
+            return 0
+        try:
+            source = self._source.open(f"compact/{name}")
+            file = CompactFile(source, kind=told.kind, name=name)
+        except (pa.ArrowException, OSError, ValueError, KeyError):
+            return 0
+        _, check = _CHECKS[told.kind]
+        elsewhere = set(self._source.names(told.kind))
+        for other, intact in compact_files(self._source, told.kind).files:
+            if other != name and self._is_as_written(other):
+                elsewhere |= {part.name for part in intact.parts}
+        rescued = 0
+        for block in _readable(file, [p.name for p in file.parts if p.name not in elsewhere]):
+            with suppress(ValueError, KeyError):
+                check(block)
+                self._publish(told.kind, block)
+                rescued += len(block.parts)
+        return rescued
+
     def _merge(self, kind: Kind, at_least: int, spare: frozenset[str], fan: int) -> Merged:
         files = compact_files(self._source, kind).files
         held = {part.name for _, file in files for part in file.parts}
@@ -289,6 +319,19 @@ class Compaction:
             return time.time()
         finally:
             probe.unlink(missing_ok=True)
+
+
+def _readable(file: CompactFile, names: Sequence[str]) -> Iterator[Block]:
+    """What can be read of these parts, halving what cannot until the damage is found."""
+    if not names:
+        return
+    wanted = frozenset(names)
+    try:
+        yield file.read(lambda part: part.name in wanted)
+    except (pa.ArrowException, OSError, ValueError):
+        if len(names) > 1:
+            yield from _readable(file, names[: len(names) // 2])
+            yield from _readable(file, names[len(names) // 2 :])
 
 
 def _is_readable(file: CompactFile) -> bool:

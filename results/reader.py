@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -111,21 +111,46 @@ def read_attempts(source: Source) -> Attempts:
     return Attempts(table.sort_by(order), parts.damaged)
 
 
-def read_running(source: Source) -> frozenset[str]:
-    """Ids of the work that a living launch is doing now."""
+class Beat(NamedTuple):
+    """What a living launch says of itself."""
+
+    running: frozenset[str] = frozenset()
+    """Ids of the work that it is doing."""
+    num_waiting: int = 0
+    """How much of what failed waits for the time at which it is tried again."""
+    seconds_until_retry: float | None = None
+    """From now until the first of it is."""
+
+
+NO_BEAT = Beat()
+
+
+def read_beat(source: Source) -> Beat:
+    """The beat of a living launch; the empty one where none lives."""
     files = [match for name in source.names("locks") if (match := _LOCK.fullmatch(name))]
     newest = max((int(match[1]) for match in files), default=None)
     kinds = {match[2] for match in files if int(match[1]) == newest}
     if newest is None or "released" in kinds or "beat" not in kinds:
-        return frozenset()
+        return NO_BEAT
     name = next(match[0] for match in files if int(match[1]) == newest and match[2] == "beat")
     try:
         beat = json.loads(source.content(f"locks/{name}"))
-        running = frozenset(beat["running"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return frozenset()
+        told = Beat(
+            frozenset(beat["running"]),
+            int(beat.get("num_waiting", 0)),
+            beat.get("seconds_until_retry"),
+        )
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return NO_BEAT
     age = source.age_seconds(f"locks/{name}", now=time.time())
-    return running if _lives(source, beat, age) else frozenset()
+    if not _lives(source, beat, age):
+        return NO_BEAT
+    return told._replace(seconds_until_retry=_later(told.seconds_until_retry, age))
+
+
+def _later(seconds: float | None, age: float | None) -> float | None:
+    """What is left of a wait some time after it was told."""
+    return None if seconds is None else max(0.0, seconds - max(0.0, age or 0.0))
 
 
 def is_attempt(name: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,6 +17,9 @@ VALUE = "value/"
 
 _STRINGS = pa.list_(pa.field("element", pa.string()))
 """As Parquet gives a list back: under any other name of its items it would not concatenate."""
+
+PRIORITY, FLOPS = "priority", "flops"
+"""Columns of plans that older ones lack: all of their work is equal, and of unknown length."""
 
 PLAN = pa.schema(
     [
@@ -67,6 +71,8 @@ def plan_table(rows: Sequence[PlanRow]) -> pa.Table:
         field.name: pa.array([_plain(getattr(row, field.name)) for row in rows], field.type)
         for field in PLAN
     }
+    columns[PRIORITY] = pa.array([row.priority for row in rows], pa.int64())
+    columns[FLOPS] = pa.array([row.flops for row in rows], pa.float64())
     for name in axes:
         columns[AXIS + name] = _axis([row.axes.get(name) for row in rows])
     return pa.table(columns)
@@ -78,6 +84,8 @@ def plan_rows(table: pa.Table) -> tuple[PlanRow, ...]:
     names = [name.removeprefix(AXIS) for name in axes]
     values = [table[name].to_pylist() for name in axes]
     fixed = {field.name: table[field.name].to_pylist() for field in PLAN}
+    priority = _column(table, PRIORITY, otherwise=0)
+    flops = _column(table, FLOPS, otherwise=None)
     return tuple(
         PlanRow(
             what=fixed["what"][row],
@@ -88,9 +96,16 @@ def plan_rows(table: pa.Table) -> tuple[PlanRow, ...]:
             labels=tuple(fixed["labels"][row]),
             depends_on=tuple(fixed["depends_on"][row]),
             reason=fixed["reason"][row],
+            priority=priority[row],
+            flops=flops[row],
         )
         for row in range(table.num_rows)
     )
+
+
+def _column(table: pa.Table, name: str, *, otherwise: object) -> list[Any]:
+    is_there = name in table.column_names
+    return table[name].to_pylist() if is_there else [otherwise] * table.num_rows
 
 
 def attempt_table(attempt: Attempt) -> pa.Table:

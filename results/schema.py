@@ -67,6 +67,10 @@ class PlanRow:
     """Ids of the work that must be completed before."""
     reason: str | None = None
     """Why a point was skipped."""
+    priority: int = 0
+    """Of work: lower runs first; equal ones run in the order of the rows."""
+    flops: float | None = None
+    """Of work: floating-point operations of its training; None: unknown."""
 
     def __post_init__(self) -> None:
         if self.what == "skipped":

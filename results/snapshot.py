@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from .outcome import Outcome, Try, outcomes
 from .proposals import Proposal, Study, first_of_each, read_proposals, read_studies
-from .reader import read_attempts, read_plans, read_running, read_sweep
+from .reader import Beat, read_attempts, read_beat, read_plans, read_sweep
 from .schema import AttemptKey, Damaged, DamagedSweepError
 from .source import Source
 
@@ -25,7 +25,8 @@ class Snapshot:
     older_plans: tuple[pa.Table, ...]
     """Earlier plans, the newest first, and what searches have proposed at any time."""
     attempts: pa.Table
-    running: frozenset[str]
+    beat: Beat
+    """What a living launch says of itself."""
     damaged: tuple[Damaged, ...]
     studies: tuple[Study, ...] = ()
     """Of the search that chooses what is planned."""
@@ -47,7 +48,7 @@ class Snapshot:
         """How each planned or attempted piece of work stands."""
         work = self.plan.filter(pc.is_valid(self.plan["id"]))
         depends_on = dict(zip(work["id"].to_pylist(), work["depends_on"].to_pylist(), strict=True))
-        return outcomes(depends_on, self.tries, self.running)
+        return outcomes(depends_on, self.tries, self.beat.running)
 
 
 def take_snapshot(source: Source) -> Snapshot:
@@ -65,7 +66,7 @@ def take_snapshot(source: Source) -> Snapshot:
         damaged = (Damaged("sweep.json", str(error)),)
     # Whoever is named by the beat first and has committed since is completed, not lost: attempts
     # are read last.
-    running = read_running(source)
+    beat = read_beat(source)
     plans = read_plans(source)
     proposals = read_proposals(source)
     active = proposals.of({study.id for study in studies})
@@ -75,7 +76,7 @@ def take_snapshot(source: Source) -> Snapshot:
         plan=first_of_each([plans.current, *active.tables]),
         older_plans=(*plans.older, *proposals.tables),
         attempts=attempts.table,
-        running=running,
+        beat=beat,
         damaged=(*damaged, *plans.damaged, *proposals.damaged, *attempts.damaged),
         studies=studies,
         proposals=active.found,

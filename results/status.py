@@ -8,10 +8,14 @@ from typing import NamedTuple, get_args
 import pyarrow.compute as pc
 
 from .outcome import STATUSES, Outcome, Status
+from .rows import FLOPS
 from .schema import Work
 from .snapshot import Snapshot, take_snapshot
 from .store import Store
 from .tables import take
+
+_UNPROPOSED = "unproposed"
+"""Stands for a trial that a search may still propose: nobody knows its operations."""
 
 
 class Pace(NamedTuple):
@@ -37,6 +41,10 @@ class Summary:
     """What failed, by failure class, the most frequent first."""
     running: tuple[str, ...]
     """Ids of what a living launch is working on."""
+    num_waiting: int
+    """How much of what failed a living launch lets wait before it tries it again."""
+    seconds_until_retry: float | None
+    """Until the first of it is tried again; None where nothing waits."""
     trials_per_hour: float | None
     """Completed or stopped in the newest launch that did so with any; None before that."""
     seconds_left: float | None
@@ -56,27 +64,28 @@ def summary(store: Store) -> Summary:
     """
     snapshot = take_snapshot(store.source)
     outcomes = {
-        what: [
-            snapshot.outcomes[id]
+        what: {
+            id: snapshot.outcomes[id]
             for id in snapshot.plan.filter(pc.equal(snapshot.plan["what"], what))["id"].to_pylist()
-        ]
+        }
         for what in get_args(Work)
     }
-    counts = _counts(outcomes["trial"])
+    counts = _counts(outcomes["trial"].values())
     filled, planned = len(snapshot.proposals), sum(study.slots for study in snapshot.studies)
-    per_slot = sum(counts.values()) / filled if filled else 1
-    rate = pace(
-        [each for each in outcomes["trial"] if each.status in ("completed", "stopped")],
-        snapshot,
-        num_left=counts["pending"] + counts["running"] + round(max(0, planned - filled) * per_slot),
-    )
+    per_slot = len(outcomes["trial"]) / filled if filled else 1
+    unproposed = round(max(0, planned - filled) * per_slot)
+    rate = pace(outcomes["trial"], snapshot, unproposed=unproposed)
     return Summary(
         name=store.folder.name,
         counts=counts,
-        teachers=_counts(outcomes["teacher"]),
-        stages=_counts(outcomes["stage"]),
-        failed_by_class=_failures([each for of in outcomes.values() for each in of], snapshot),
-        running=tuple(sorted(snapshot.running)),
+        teachers=_counts(outcomes["teacher"].values()),
+        stages=_counts(outcomes["stage"].values()),
+        failed_by_class=_failures(
+            [each for of in outcomes.values() for each in of.values()], snapshot
+        ),
+        running=tuple(sorted(snapshot.beat.running)),
+        num_waiting=snapshot.beat.num_waiting,
+        seconds_until_retry=snapshot.beat.seconds_until_retry,
         trials_per_hour=rate and rate.trials_per_hour,
         seconds_left=rate and rate.seconds_left,
         damaged=len(snapshot.damaged),
@@ -84,21 +93,53 @@ def summary(store: Store) -> Summary:
     )
 
 
-def pace(done: Collection[Outcome], snapshot: Snapshot, *, num_left: int) -> Pace | None:
+def pace(trials: Mapping[str, Outcome], snapshot: Snapshot, *, unproposed: int = 0) -> Pace | None:
     """Trials per hour between the first start and the last end of the newest busy launch.
 
     Time between launches, in which nothing ran, does not count; how many trials ran at once does.
+    What is left takes as much longer as it has more operations; what a search has not proposed yet
+    (`unproposed`, a number of trials) by its number.
     """
-    tries = [outcome.counted for outcome in done if outcome.counted is not None]
-    newest = max((each.key.epoch for each in tries), default=None)
-    rows = [each.row for each in tries if each.key.epoch == newest]
-    if not rows:
+    done = {
+        id: outcome.counted
+        for id, outcome in trials.items()
+        if outcome.status in ("completed", "stopped") and outcome.counted is not None
+    }
+    newest = max((each.key.epoch for each in done.values()), default=None)
+    counted = {id: each.row for id, each in done.items() if each.key.epoch == newest}
+    if not counted:
         return None
-    times = take(snapshot.attempts.select(["started", "ended"]), rows)
+    times = take(snapshot.attempts.select(["started", "ended"]), list(counted.values()))
     span = (pc.max(times["ended"]).as_py() - pc.min(times["started"]).as_py()).total_seconds()
     if span <= 0:
         return None
-    return Pace(3600 * len(rows) / span, num_left * span / len(rows))
+    left = [id for id, outcome in trials.items() if outcome.status in ("pending", "running")]
+    left += [_UNPROPOSED] * unproposed
+    return Pace(3600 * len(counted) / span, span * work_left(counted, left, _flops(snapshot)))
+
+
+def work_left(
+    done: Collection[str], left: Collection[str], flops: Mapping[str, float | None]
+) -> float:
+    """How many times the work of `done` is left; by number where operations are not all known.
+
+    Args:
+        done: Ids of at least one trial.
+        left: Ids of trials.
+        flops: Operations of each trial's training.
+    """
+    of_done, of_left = ([flops.get(id) for id in ids] for ids in (done, left))
+    known = [[each for each in found if each] for found in (of_done, of_left)]
+    if [len(each) for each in known] != [len(done), len(left)]:
+        return len(left) / len(done)
+    return sum(known[1]) / sum(known[0])
+
+
+def _flops(snapshot: Snapshot) -> dict[str, float | None]:
+    plan = snapshot.plan
+    if FLOPS not in plan.column_names:
+        return {}
+    return dict(zip(plan["id"].to_pylist(), plan[FLOPS].to_pylist(), strict=True))
 
 
 def _counts(outcomes: Collection[Outcome]) -> dict[Status, int]:

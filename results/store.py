@@ -22,7 +22,7 @@ from .schema import SCHEMA_VERSION, Attempt, PlanRow, attempt_key, check_counts,
 from .source import LocalSource
 from .tables import write_table
 
-_FOLDERS = (
+FOLDERS = (
     "grids",
     "plan",
     "proposals",
@@ -62,7 +62,7 @@ class Store:
         return sorted(
             name
             for name in names
-            if name not in (*_FOLDERS, "sweep.json") and not is_temporary(name)
+            if name not in (*FOLDERS, "sweep.json") and not is_temporary(name)
         )
 
     def create(self, sweep: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Store:
             FileExistsError: There is a sweep here.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in _FOLDERS:
+        for name in FOLDERS:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         text = _sweep_text(sweep)
         publish(self.folder / "sweep.json", lambda path: _write_text(path, text))
@@ -274,7 +274,7 @@ class Store:
 
     def remove_temporaries(self) -> None:
         """Remove what killed writers left; for the holder of the sweep's lock alone."""
-        for name in ("", *_FOLDERS):
+        for name in ("", *FOLDERS):
             remove_temporaries(self.folder / name)
 
 

@@ -8,8 +8,9 @@ from .errors import GridError, Problem
 from .facts import Facts
 from .grid import Grid
 from .plugins import first_misuse
-from .product import Point, RawPoints
+from .product import Point, RawPoints, Requests
 from .resolve import Group, Resolver
+from .resources import Request
 from .rules import Broken, Subject, first_broken, warnings
 from .tree import Scalar
 from .trial import Trial
@@ -23,6 +24,10 @@ class PlannedTrial:
     trial: Trial
     axes: Mapping[str, Scalar]
     """Short name to value or label; None where an axis does not act on this trial."""
+    resources: Request | None
+    """What it asks for; None: what the grid says of all."""
+    priority: int = 0
+    """Where `order` puts it: lower runs first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ def expand(grid: Grid, facts: Facts) -> Plan:
     expander = Expander(grid, facts)
     points = RawPoints(grid)
     for point in points:
-        expander.add(point)
+        expander.add(point, priority=points.priority(point))
     expander.check_axes()
     if grid.early_stopping is not None:
         expander.check_early_stopping(grid.early_stopping)
@@ -74,7 +79,11 @@ def expand(grid: Grid, facts: Facts) -> Plan:
         collapsed=tuple(expander.collapsed),
         num_points=points.num_points,
         num_excluded=points.num_excluded,
-        warnings=(*points.unmatched(), *expander.warnings.values()),
+        warnings=(
+            *points.unmatched(),
+            *expander.requests.unmatched(),
+            *expander.warnings.values(),
+        ),
     )
 
 
@@ -85,6 +94,7 @@ class Expander:
         self._grid = grid
         self._facts = facts
         self._resolver = Resolver(grid)
+        self.requests = Requests(grid)
         self._verdicts: dict[tuple[int, ...], Broken | None] = {}
         self._kept: dict[tuple[int, int], Mapping[str, Scalar]] = {}
         self.trials: list[PlannedTrial] = []
@@ -92,7 +102,7 @@ class Expander:
         self.collapsed: list[Collapsed] = []
         self.warnings: dict[str, Problem] = {}
 
-    def add(self, point: Point) -> None:
+    def add(self, point: Point, *, priority: int) -> None:
         """Counts a point as a trial, as skipped or as collapsed."""
         group = self._resolver.group(point)
         if isinstance(group, Broken):
@@ -107,7 +117,9 @@ class Expander:
         elif broken := self._verdict(group):
             self.skipped.append(Skipped(columns, *broken))
         else:
-            self.trials.append(PlannedTrial(self._trial(group, seed), columns))
+            self.trials.append(
+                PlannedTrial(self._trial(group, seed), columns, self.requests.of(point), priority)
+            )
 
     def resolve(self, point: Point) -> PlannedTrial | Skipped:
         """What a single point comes to, whatever came before it."""
@@ -117,7 +129,8 @@ class Expander:
         columns = {**group.columns, "seed": point["seed"].data}
         if broken := self._verdict(group):
             return Skipped(columns, *broken)
-        return PlannedTrial(self._trial(group, point["seed"].data), columns)
+        trial = self._trial(group, point["seed"].data)
+        return PlannedTrial(trial, columns, self.requests.of(point))
 
     def _trial(self, group: Group, seed: int) -> Trial:
         # Every part is checked already; checking a hundred thousand trials again takes seconds.

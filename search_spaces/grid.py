@@ -8,10 +8,11 @@ from pydantic_core.core_schema import AnySchema, any_schema
 
 from .early_stopping import Asha
 from .plugins import PluginFile
-from .predicate import ExcludeRule, WhenRule
+from .predicate import ExcludeRule, OrderRule, WhenRule
+from .resources import Request, ResourceRule
 from .search import GridSearch, Search
 from .sections import Sections
-from .spec import Count, Name, NonNegative, Positive, Spec, Tries
+from .spec import Count, Name, Positive, Spec, Tries
 from .task import Task, Teacher
 from .training import Training
 from .values import AxisMapping
@@ -31,20 +32,16 @@ class _Checked:
         raise PydanticOmit
 
 
-class Resources(Spec):
-    """What one trial takes."""
+class Resources(Request):
+    """What one trial takes; by `when`, some trials something else."""
 
-    cpus: Count = 1
-    """Threads of a trial; part of what makes its numbers exact."""
-    gpus: NonNegative = 0.0
-    """GPUs, or a share of one."""
-    memory_gb: Positive = 4.0
-    """Host memory (GiB); a trial whose own memory (0.3 of it PyTorch's; files that are mapped, such
-    as kept teacher outputs, do not count) is larger is ended as `out_of_memory`."""
-    timeout_minutes: Positive = 60.0
-    """A trial that takes longer is ended and counted as `timeout`."""
-    stall_minutes: Positive = 15.0
-    """A trial that takes no step for so long, once it has begun to, is ended as `stalled`."""
+    when: Annotated[tuple[ResourceRule, ...], _Checked()] = ()
+    """Other amounts for some points; a later rule wins."""
+
+    @property
+    def common(self) -> Request:
+        """What a trial takes where no rule says otherwise."""
+        return Request.model_validate(self.model_dump(exclude={"when"}))
 
 
 class Retries(Spec):
@@ -98,12 +95,14 @@ class Keep(Spec):
 
 
 class Budget(Spec):
-    """When a sweep stops by itself. Limits are not built yet: only null is accepted."""
+    """When a sweep stops by itself, counted over all of its launches; null: no limit."""
 
-    hours: None = None
-    """Hours of the whole sweep; null: no limit."""
-    trials: None = None
-    """Number of trials; null: all of them."""
+    hours: Positive | None = None
+    """Hours in which launches worked; what runs when they are over is checkpointed."""
+    gpu_hours: Positive | None = None
+    """Hours times GPUs, or shares of one, that were given to work."""
+    trials: Count | None = None
+    """Number of trials that end completed or stopped; what runs when it is reached finishes."""
 
 
 class Grid(Spec):
@@ -132,6 +131,8 @@ class Grid(Spec):
     """Values or further axes for some points; a later rule wins."""
     exclude: Annotated[tuple[ExcludeRule, ...], _Checked()] = ()
     """Points that are left out."""
+    order: Annotated[tuple[OrderRule, ...], _Checked()] = ()
+    """Which trials run first; changes no trial and no id."""
     training: Training = Training()
     """How students are optimised; what axes and rules do not say."""
     search: Search = GridSearch(method="grid")

@@ -151,29 +151,18 @@ def _payload(
     """What the model of a grid is made of, without what is said to be wrong already."""
     known = known_keys(Grid)
     payload = {key: value for key, value in data.items() if key in known}
-    for key in (*_refuse_not_built(data, report), *_refuse_method(data, report)):
-        payload.pop(key, None)
+    if not _has_method(data, report):
+        payload.pop("search", None)
     for name, written in sections.written.items():
         if written and (name not in data or isinstance(data[name], dict)):
             payload[name] = written
     return {"axes": (), **payload, **points, "sections": sections}
 
 
-def _refuse_not_built(data: Mapping[str, Any], report: Report) -> list[str]:
-    refused = []
-    limits = _mapping(data.get("budget"))
-    for key in ("hours", "trials"):
-        if limits.get(key) is not None:
-            what = f"a budget of {key} ({show(limits[key])}) {NOT_BUILT}"
-            report.add(("budget", key), what, "Write null, or leave it out")
-            refused.append("budget")
-    return refused
-
-
-def _refuse_method(data: Mapping[str, Any], report: Report) -> list[str]:
-    """Refuses a search whose method says not which other keys it may have."""
+def _has_method(data: Mapping[str, Any], report: Report) -> bool:
+    """Whether a search's method says which other keys it may have; says so where it does not."""
     if "search" not in data:
-        return []
+        return True
     search = data["search"]
     form = "`{method: tpe, trials: 40}`"
     if not isinstance(search, dict):
@@ -184,5 +173,5 @@ def _refuse_method(data: Mapping[str, Any], report: Report) -> list[str]:
         what = f"{show(search['method'])} is not one of {', '.join(METHODS)}"
         report.add(("search", "method"), what, did_you_mean(search["method"], METHODS))
     else:
-        return []
-    return ["search"]
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""Reads what spans a grid's points: `axes`, `zip`, `when` and `exclude`."""
+"""Reads what spans a grid's points: `axes`, `zip`, `when`, `exclude`; and their `order`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,8 +7,9 @@ from .axes import read_fixed
 from .axis_reader import SHAPE_PATHS, AxisReader
 from .early_stopping import Asha
 from .knowledge import MaskedLogits, open_fields
-from .predicate import ExcludeRule, WhenRule, read_predicate
+from .predicate import ExcludeRule, OrderRule, WhenRule, read_predicate
 from .report import Report, did_you_mean, nearest, show
+from .resources import read_resource_rules
 from .search import METHODS
 from .sections import Sections, section_paths
 from .tree import Path
@@ -35,7 +36,7 @@ class PointReader:
         self._axes = AxisReader(sections, report)
 
     def read(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields `axes`, `zip`, `when` and `exclude` of a grid."""
+        """The fields `axes`, `zip`, `when`, `exclude`, `order` and `resources` of a grid."""
         mappings = list(self._axis_mappings(data.get("axes")))
         whens = self._rule_list("when", data.get("when"))
         self._axes.read_knowledge(_written_knowledge(mappings, whens))
@@ -47,11 +48,31 @@ class PointReader:
             for at, each in self._rule_list("exclude", data.get("exclude"))
             if (predicate := self._read_predicate(each, at=at))
         ]
+        order = [
+            OrderRule(predicate, self._report.written(at))
+            for at, each in self._rule_list("order", data.get("order"))
+            if (predicate := self._read_predicate(each, at=at))
+        ]
+        resources = data.get("resources")
+        if isinstance(resources, dict):
+            rules = read_resource_rules(
+                resources,
+                read_predicate=lambda rule, at: self._read_predicate(rule, at=at),
+                report=self._report,
+            )
+            resources = {**resources, "when": rules}
         self._check_fills(axes, when)
         self._check_language_head()
         self._check_within(data.get("early_stopping"), axes, when)
-        self._check_search(data.get("search"), axes, when)
-        return {"axes": tuple(axes), "zip": groups, "when": tuple(when), "exclude": tuple(exclude)}
+        self._check_search(data, axes, when)
+        return {
+            "axes": tuple(axes),
+            "zip": groups,
+            "when": tuple(when),
+            "exclude": tuple(exclude),
+            "order": tuple(order),
+            **({} if resources is None else {"resources": resources}),
+        }
 
     def _axis_mappings(self, data: object) -> Iterator[tuple[Path, dict[str, Any]]]:
         listed = isinstance(data, list)
@@ -216,8 +237,11 @@ class PointReader:
                 what = f"leaves out `{path}`, and scores on different data cannot be compared"
                 self._report.add(at, what, f"Add `{path}`")
 
-    def _check_search(self, search: object, axes: list[AxisMapping], when: list[WhenRule]) -> None:
+    def _check_search(
+        self, data: Mapping[str, Any], axes: list[AxisMapping], when: list[WhenRule]
+    ) -> None:
         """Ranges need a search; what it is made per, or repeats, it does not choose."""
+        search = data.get("search")
         said = search if isinstance(search, dict) else {"method": "grid"}
         method = said.get("method")
         if method == "grid":
@@ -230,6 +254,9 @@ class PointReader:
                     self._report.add_written(axis.where, what, mend)
         if method not in METHODS[1:]:
             return
+        if data.get("order"):
+            what = "does not act: a search proposes points in an order of its own"
+            self._report.add(("order",), what, "Remove it", at_key=True)
         for mapping in axes:
             for group in mapping.zipped:
                 if "seed" in group:

@@ -1,4 +1,7 @@
-"""Conditions of `when` and `exclude`: data that map a path to what its value may be, never code."""
+"""Conditions of `when`, `exclude` and `order`.
+
+They are data that map a path to what its value may be, never code.
+"""
 
 import operator
 from collections.abc import Callable, Collection, Mapping
@@ -81,6 +84,14 @@ class WhenRule:
 @dataclass(frozen=True)
 class ExcludeRule:
     """Points that are left out."""
+
+    predicate: Predicate
+    where: Written
+
+
+@dataclass(frozen=True)
+class OrderRule:
+    """Points that run before those for which it does not hold."""
 
     predicate: Predicate
     where: Written

@@ -9,6 +9,7 @@ from .knowledge import term_label
 from .objective import said_of_stage
 from .predicate import IsOneOf, Predicate, WhenRule, holds
 from .report import nearest, show
+from .resources import Request
 from .sections import get_typed
 from .stages import all_terms
 from .values import FIXED_AXES, Axis, AxisMapping, Value, Written, label_of
@@ -26,6 +27,7 @@ class RawPoints:
         self._grid = grid
         self._when = [(rule, compile_predicate(rule.predicate, grid)) for rule in grid.when]
         self._exclude = [(rule, compile_predicate(rule.predicate, grid)) for rule in grid.exclude]
+        self._order = [(rule, compile_predicate(rule.predicate, grid)) for rule in grid.order]
         self._matched: set[Written] = set()
         self.num_points = 0
         self.num_excluded = 0
@@ -61,14 +63,61 @@ class RawPoints:
                 excluded = True
         return excluded
 
+    def priority(self, point: Point) -> int:
+        """Where `order` puts a point: lower runs first.
+
+        An earlier condition outweighs all later ones together, so each is a binary digit.
+        """
+        priority = 0
+        for rule, applies in self._order:
+            is_first = applies(point)
+            if is_first:
+                self._matched.add(rule.where)
+            priority = 2 * priority + (not is_first)
+        return priority
+
     def unmatched(self) -> list[Problem]:
         """The rules that matched no point, once all points have been seen."""
         rules = [(rule.where, rule.predicate) for rule in self._grid.when]
         rules += [(rule.where, rule.predicate) for rule in self._grid.exclude]
+        rules += [(rule.where, rule.predicate) for rule in self._grid.order]
         return [
             where.problem("matches no point", _mend(predicate, self._grid))
             for where, predicate in rules
             if where not in self._matched
+        ]
+
+
+class Requests:
+    """What the points of a grid ask for, by the rules of `resources`."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._rules = [
+            (rule, compile_predicate(rule.predicate, grid)) for rule in grid.resources.when
+        ]
+        self._made: dict[tuple[int, ...], Request] = {}
+        self._matched: set[int] = set()
+
+    def of(self, point: Point) -> Request | None:
+        """What a point asks for; None where no rule says that it differs from the others."""
+        rules = tuple([n for n, (_, applies) in enumerate(self._rules) if applies(point)])
+        if not rules:
+            return None
+        self._matched.update(rules)
+        if rules not in self._made:
+            asked = self._grid.resources.common.model_dump()
+            for n in rules:
+                asked |= self._rules[n][0].changes
+            self._made[rules] = Request.model_validate(asked)
+        return self._made[rules]
+
+    def unmatched(self) -> list[Problem]:
+        """The rules that no point so far has met."""
+        return [
+            rule.where.problem("matches no point", _mend(rule.predicate, self._grid))
+            for n, (rule, _) in enumerate(self._rules)
+            if n not in self._matched
         ]
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from .axes import AxisValue
 from .documentation import field_help, models_below
-from .grid import Grid
+from .grid import Grid, Resources
 from .knowledge_reader import WrittenStage
 from .points import DEFAULTS, REQUIRED_AXES
 from .predicate import OPERATORS
 from .recipes import RECIPES
+from .resources import Changes
 from .sections import section_paths
 from .spec import LABEL_PATTERN
 from .values import RangeKind
@@ -68,6 +69,7 @@ def grid_schema() -> Schema:
     definitions["Axes"] = _axes(bare)
     stage["properties"]["terms"] = {"anyOf": [_term(bare), _terms(bare)]}
     definitions["Predicate"] = _predicate()
+    definitions["Resources"]["properties"]["when"] = _resource_rules()
     for model in models_below(Grid, AxisValue, WrittenStage):
         said = schema if model is Grid else definitions.get(model.__name__, {})
         for name, help_text in field_help(model).items():
@@ -167,7 +169,31 @@ def _rules() -> dict[str, Schema]:
             _list_of(rule, "Values or further axes for some points; a later rule wins.", least=0)
         ),
         "exclude": _nullable(_list_of(predicate, "Points that are left out.", least=0)),
+        "order": _nullable(
+            _list_of(
+                predicate,
+                "Which trials run first: those for which the first condition holds, among equals "
+                "those for which the second does, and so on. Changes no trial and no id.",
+                least=0,
+            )
+        ),
     }
+
+
+def _resource_rules() -> Schema:
+    changes = Changes.model_json_schema()
+    for name, help_text in field_help(Changes).items():
+        changes["properties"][name]["description"] = help_text
+        del changes["properties"][name]["default"]
+    rule = {
+        "type": "object",
+        "properties": {"if": {"$ref": "#/definitions/Predicate"}, **changes["properties"]},
+        "required": ["if"],
+        "minProperties": 2,
+        "additionalProperties": False,
+    }
+    said = field_help(Resources)["when"]
+    return _nullable(_list_of(rule, said, least=0))
 
 
 def _predicate() -> Schema:

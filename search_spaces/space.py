@@ -302,7 +302,7 @@ def survey(grid: Grid, facts: Facts) -> Plan:
     draw, space = Random(0), Space(grid, {})
     drawn = [space.points(at_random(draw)) for _ in range(DRAWN)]
     for point in itertools.chain.from_iterable(drawn):
-        expander.add(point)
+        expander.add(point, priority=0)
     return Plan(
         trials=tuple(expander.trials),
         skipped=tuple(expander.skipped),

@@ -47,6 +47,8 @@ class Agenda:
         at_first: int | None = None,
         more: More = no_more,
         clock: Callable[[], float] = time.monotonic,
+        counted: Collection[str] = (),
+        most: int | None = None,
     ) -> None:
         """Make an agenda of all that is planned and not completed.
 
@@ -63,6 +65,8 @@ class Agenda:
             more: Asked for further items when one could start, none is ready, and none waits for
                 another that may yet be completed.
             clock: Seconds that never jump.
+            counted: Items of which at most `most` may end other than failed or interrupted.
+            most: None for as many as there are.
         """
         self._lock = threading.RLock()
         self._allowed = allowed
@@ -78,6 +82,11 @@ class Agenda:
         self._place: dict[str, int] = {}
         self._awaits: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = defaultdict(list)
+        # Not copied: it grows with `more`.
+        self._counted = counted
+        self._most = most
+        self._places: set[str] = set()
+        """Counted items that run, or have ended other than failed or interrupted."""
         self._ready: list[int] = []
         self._waiting: list[tuple[float, int]] = []
         self._draining = False
@@ -89,12 +98,18 @@ class Agenda:
         self._add(items)
 
     def take(self) -> str | None:
-        """The next item to run; None when none is ready, and for ever once draining."""
+        """The next item to run; None when none is ready, and for ever once draining.
+
+        While every place is taken nothing starts: not even what others wait for, since they may
+        never come to run.
+        """
         with self._lock:
-            if not self._has_ready() or self._is_full:
+            if self.is_at_limit or not self._has_ready() or self._is_crowded:
                 return None
             id = self._ids[heapq.heappop(self._ready)]
             self.running.append(id)
+            if id in self._counted:
+                self._places.add(id)
             return id
 
     def settle(self, id: str, outcome: Outcome, *, is_usable: bool = True) -> None:
@@ -107,6 +122,8 @@ class Agenda:
         """
         with self._lock:
             self.running.remove(id)
+            if outcome.status not in ("completed", "stopped"):
+                self._places.discard(id)
             match outcome.status:
                 case "completed" if is_usable:
                     self.completed.append(id)
@@ -152,25 +169,34 @@ class Agenda:
     def is_over(self) -> bool:
         """Whether nothing runs, nothing can start, now or later, and there is no more."""
         with self._lock:
-            return not self.running and not (
-                self._has_ready() or (self._waiting and not self._draining)
-            )
+            can_start = not self.is_at_limit and (self._has_ready() or bool(self._waiting))
+            return not self.running and (self._draining or not can_start)
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether as many counted items as may end well have done so or are running."""
+        return self._most is not None and len(self._places) >= self._most
 
     @property
     def num_waiting(self) -> int:
-        """How many items wait for the time at which they are tried again."""
+        """How many items that failed wait for the time at which they are tried again."""
         with self._lock:
             self._wake()
             return len(self._waiting)
 
+    @property
+    def seconds_until_retry(self) -> float | None:
+        """Until the first of what waits is tried again."""
+        with self._lock:
+            self._wake()
+            return self._waiting[0][0] - self._clock() if self._waiting else None
+
     def seconds_until_due(self) -> float | None:
         """Until an item can be taken, as far as time decides: 0 if one can now, None if none."""
         with self._lock:
-            if self._has_ready():
-                return 0.0
-            if self._draining or not self._waiting:
+            if self._draining or self.is_at_limit:
                 return None
-            return self._waiting[0][0] - self._clock()
+            return 0.0 if self._has_ready() else self.seconds_until_retry
 
     def waits_for(self, id: str) -> float | None:
         """Seconds until an item that failed is tried again; None where it waits for no time."""
@@ -206,7 +232,7 @@ class Agenda:
         return len(self._ids)
 
     @property
-    def _is_full(self) -> bool:
+    def _is_crowded(self) -> bool:
         return self._at_first is not None and len(self.running) >= self._at_first
 
     def _add(self, items: Sequence[Item]) -> None:
@@ -233,7 +259,9 @@ class Agenda:
         self._wake()
         if self._draining:
             return False
-        if self._more is not no_more and not (self._ready or self._is_full or self._awaits_any()):
+        if self._more is not no_more and not (
+            self._ready or self._is_crowded or self._awaits_any()
+        ):
             self._add(self._more([*self.failed, *self.blocked, *self.stopped]))
         return bool(self._ready)
 

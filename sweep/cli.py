@@ -18,10 +18,12 @@ from ..search_spaces import load_grid
 from ..search_spaces.errors import InputError, Problem
 from .errors import (
     ClusterUnreachableError,
+    NoRoomError,
     NothingMatchesError,
     SweepLockedError,
     WouldDeactivateError,
 )
+from .words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,6 +86,13 @@ Address = Annotated[
 ExecutorOption = Annotated[
     ExecutorName, typer.Option(help="ray, or serial: in this process, for a debugger.")
 ]
+InsecureCluster = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-cluster",
+        help="Agree that the cluster of --address asks for no token: anybody may run code there.",
+    ),
+]
 MaxConcurrent = Annotated[
     int | None, typer.Option(min=1, help="Most trials at once; as many as fit unless said.")
 ]
@@ -124,14 +133,17 @@ def plan(
     grid: GridFile,
     store: StoreFolder = None,
     as_json: AsJson = False,
+    address: Address = "local",
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Count a grid's trials and say what would be skipped, collapsed, or is done already."""
     # A wrong grid is refused before anything heavy is imported.
     read = load_grid(grid, allow_plugins=allow_plugins)
+    from .executors import Choice
     from .forecast import forecast, print_forecast
     from .planning import nothing_to_train
 
+    where = Choice(address=address)
     told = forecast(read, store)
     if as_json:
         _print_json(told.as_json())
@@ -140,6 +152,7 @@ def plan(
     if not told.plan.trials:
         # As `launch` would: whoever plans first is to learn it from the exit code.
         raise InputError([nothing_to_train(grid, told.plan)])
+    where.check_room(told.requests)
 
 
 @app.command(name="try")
@@ -167,6 +180,7 @@ def launch(
     address: Address = "local",
     executor: ExecutorOption = ExecutorName.RAY,
     max_concurrent: MaxConcurrent = None,
+    insecure_cluster: InsecureCluster = False,
     quiet: Quiet = False,
     allow_plugins: AllowPlugins = False,
 ) -> None:
@@ -183,7 +197,7 @@ def launch(
     ended = launching.launch(
         grid,
         store=store,
-        executor=_choose(executor, address, max_concurrent),
+        executor=_choose(executor, address, max_concurrent, insecure_cluster),
         console=stderr(),
         agree=agree,
         quiet=quiet,
@@ -204,6 +218,7 @@ def resume(
     address: Address = "local",
     executor: ExecutorOption = ExecutorName.RAY,
     max_concurrent: MaxConcurrent = None,
+    insecure_cluster: InsecureCluster = False,
     quiet: Quiet = False,
     allow_plugins: AllowPlugins = False,
 ) -> None:
@@ -212,7 +227,7 @@ def resume(
 
     ended = launching.resume(
         folder,
-        executor=_choose(executor, address, max_concurrent),
+        executor=_choose(executor, address, max_concurrent, insecure_cluster),
         console=stderr(),
         failed_only=failed_only,
         trials=trial or (),
@@ -220,6 +235,44 @@ def resume(
         allow_plugins=allow_plugins,
     )
     _finish(ended)
+
+
+@app.command()
+def grow(
+    folder: Folder,
+    top: Annotated[int, typer.Option(min=1, help="How many groups: the best on select.")],
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds each is to have in all.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; <name>-grown.yaml unless said.")
+    ] = None,
+    allow_plugins: AllowPlugins = False,
+) -> None:
+    """Write a sweep's grid again, with more seeds for its best groups."""
+    from .growing import grow as write_grown
+    from .words import count
+
+    try:
+        grown = write_grown(folder, top=top, seeds=seeds, into=output, allow_plugins=allow_plugins)
+    except FileExistsError as error:
+        _complain(f"{error.filename} exists\n    Name another file with `-o`.", INVALID)
+    allow = " --allow-plugins" if allow_plugins else ""
+    typer.echo(
+        f"wrote {grown.file}: {count(grown.new_trials, 'new trial')} in "
+        f"{count(grown.groups, 'group')}; next: "
+        f"kdsweep launch {grown.file} --store {grown.folder}{allow}",
+        err=True,
+    )
+
+
+@app.command()
+def stop(
+    folder: Folder,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once the launch has left.")] = False,
+) -> None:
+    """Ask a running launch, on any host, to checkpoint what it runs and to leave."""
+    from .stop_request import ask_to_stop
+
+    ask_to_stop(folder, wait=wait, tell=lambda message: typer.echo(message, err=True))
 
 
 @app.command()
@@ -345,6 +398,27 @@ def compact(folder: Folder) -> None:
 
 
 @app.command()
+def doctor(
+    folder: Folder,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Mend what can be mended; the rest is moved to DIR/quarantine."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of a sweep; exit code 3 while something stays wrong."""
+    from . import doctor as doctoring
+    from .showing import print_diagnosis
+
+    told = doctoring.repair(folder) if repair else doctoring.diagnose(folder)
+    print_diagnosis(folder, told, as_json=as_json, console=stdout())
+    if told.found:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def explain(
     word: Annotated[
         str | None, typer.Argument(metavar="[WORD]", help="Such as `relations` or `uniform`.")
@@ -421,6 +495,9 @@ def run() -> NoReturn:
     except ClusterUnreachableError as error:
         mend = "Start it, or name another with `--address`; then run the command again."
         _complain(f"{error}\n    {mend}", STOPPED)
+    except NoRoomError as error:
+        mend = "Free some, keep fewer students (`keep`), or name another `--store`."
+        _complain(f"{error}\n    {mend}", UNWRITABLE)
     except FileNotFoundError as error:
         _complain(f"{error.filename or error}: no such file\n    Check the name.", INVALID)
     except OSError as error:
@@ -439,7 +516,7 @@ def _finish(ended: "Ended") -> NoReturn:
     match ended.asked:
         case "SIGINT":
             raise typer.Exit(INTERRUPTED)
-        case "SIGTERM" | "stop" | "overtaken" | "cluster lost":
+        case "SIGTERM" | "stop" | "budget" | "overtaken" | "cluster lost":
             raise typer.Exit(STOPPED)
         case "failures alike":
             raise typer.Exit(FAILED)
@@ -464,18 +541,26 @@ def _check_options(question: Question, given: Mapping[str, object]) -> None:
         raise InputError(problems)
 
 
-def _choose(name: ExecutorName, address: str, max_concurrent: int | None) -> "Choice":
+def _choose(
+    name: ExecutorName, address: str, max_concurrent: int | None, insecure_cluster: bool
+) -> "Choice":
     from .executors import Choice
 
     if name is ExecutorName.SERIAL and (address != "local" or max_concurrent is not None):
         what = "`--executor serial` runs one trial after another in this process"
         mend = "Leave out `--address` and `--max-concurrent`, or leave out `--executor serial`."
         raise InputError([Problem("--executor", what, mend)])
-    return Choice(name.value, address=address, max_concurrent=max_concurrent)
+    return Choice(
+        name.value,
+        address=address,
+        max_concurrent=max_concurrent,
+        allows_open=insecure_cluster,
+    )
 
 
 def _complain(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    # What is complained of may be a stranger's file.
+    typer.echo(printable(message), err=True)
     sys.exit(code)
 
 

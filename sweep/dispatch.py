@@ -11,7 +11,7 @@ from ..results.store import Store
 from ..search_spaces.facts import ShippedFacts
 from ..search_spaces.grid import Grid
 from ..search_spaces.resolution import Feature
-from .planning import config_of, reads
+from .planning import config_of, reads, request_of
 from .work import Pinned, Work
 
 CHECKPOINT_SECONDS = float(os.environ.get("KDSWEEP_CHECKPOINT_SECONDS", "30"))
@@ -51,6 +51,7 @@ class Dispatch:
         row = self._planned[id]
         self._numbers[id] += 1
         keep, stopping = self._grid.keep, self._grid.early_stopping
+        request = request_of(row, self._grid.resources)
         return Work(
             store=self._sweep.folder.resolve(),
             what=_what(row),
@@ -61,9 +62,9 @@ class Dispatch:
             config_json=str(row.config_json),
             pinned=self._pinned,
             reads=self._reads.get(row.depends_on[0], ()) if row.depends_on else (),
-            timeout_seconds=self._grid.resources.timeout_minutes * 60,
-            stall_seconds=self._grid.resources.stall_minutes * 60,
-            memory_gb=self._grid.resources.memory_gb,
+            resources=request,
+            timeout_seconds=request.timeout_minutes * 60,
+            stall_seconds=request.stall_minutes * 60,
             checkpoint_seconds=CHECKPOINT_SECONDS,
             keep_students=keep.students != "none",
             keep_predictions=keep.predictions,

@@ -1,4 +1,7 @@
-"""How a launch is asked to leave: Ctrl-C, SIGTERM, a request in the store, or a newer launch."""
+"""How a launch is asked to leave.
+
+By Ctrl-C, SIGTERM, a request in the store, a budget that is used up, or a newer launch.
+"""
 
 import os
 import signal
@@ -17,7 +20,14 @@ GRACE_SECONDS = 6.0
 """Time for lanes to checkpoint before the launch ends at once."""
 
 Asked = Literal[
-    "SIGINT", "SIGTERM", "stop", "overtaken", "cluster lost", "failures alike", "unwritable"
+    "SIGINT",
+    "SIGTERM",
+    "stop",
+    "budget",
+    "overtaken",
+    "cluster lost",
+    "failures alike",
+    "unwritable",
 ]
 
 

@@ -16,23 +16,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
-import psutil
 import ray
 from ray import tune
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray.exceptions import AuthenticationError
 from ray.tune.search import Searcher
 
 from ..results.store import Store
-from ..search_spaces.errors import InputError, Problem
-from ..search_spaces.grid import Resources
+from ..search_spaces.resources import Request
+from .address import check_reachable
 from .errors import ClusterUnreachableError
 from .lane_process import LaneProcess
 from .lock import drain_request
-from .ray_executor import TOKEN, as_refusal, end_processes
+from .machines import GIB, Machine, this_machine, unplaced
+from .ray_executor import TOKEN, end_processes
+from .survey import why_unusable
 from .work import Work
 
 POLL_SECONDS = 1.0
@@ -52,6 +55,8 @@ ENVIRONMENT = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
     # Tune's snapshots are never restored from; each one costs as much as all trials so far.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    # How much is pending is ours to say: see `Places`.
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
@@ -92,9 +97,11 @@ class LaneTrainable(tune.Trainable):
     _lane: LaneProcess
     _work: Work
     _drained: bool
+    _refused: str | None
+    """Why this node cannot do the work: nothing is written where nobody would find it."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Start a lane and give it its first work."""
+        """Start a lane and give it its first work, unless this node cannot do any."""
         self._lane = LaneProcess((sys.executable, "-m", config["lane"]))
         self._begin(config)
 
@@ -105,6 +112,8 @@ class LaneTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Look after the lane for a moment."""
+        if self._refused is not None:
+            return {"step": 0, "refused": self._refused, "done": True}
         if not self._drained and self._drain_request.exists():
             self._drained = True
             self._lane.drain()
@@ -127,16 +136,21 @@ class LaneTrainable(tune.Trainable):
         self._work = Work.model_validate_json(config["work"])
         self._drain_request = drain_request(Store(self._work.store).locks_folder, self._work.epoch)
         self._drained = False
-        self._lane.begin(self._work)
+        store, epoch = self._work.store, self._work.epoch
+        lock = Store(store).locks_folder / f"{epoch:06d}.json"
+        self._refused = why_unusable(store, lock, kdsweep=config["kdsweep"])
+        if self._refused is None:
+            self._lane.begin(self._work)
 
 
 class AskingSearcher(Searcher):
     """Tells Tune the next piece of work when a lane is free, and the supervisor what came back."""
 
-    def __init__(self, supervisor: Supervisor, lane: str) -> None:
+    def __init__(self, supervisor: Supervisor, places: "Places", lane: str) -> None:
         super().__init__(metric="step", mode="max")
         self._supervisor = supervisor
-        self._lane = lane
+        self._places = places
+        self._fixed = {"lane": lane, "kdsweep": version("kdsweep")}
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its own configuration into a file that nobody reads."""
@@ -151,9 +165,13 @@ class AskingSearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """The next work, None while what runs may still release some, or the end of this wave."""
+        if not self._places.are_free():
+            # To wait while nothing runs would make Tune sleep for minutes without a heartbeat.
+            return None if self._places.taken else str(Searcher.FINISHED)
         match self._supervisor.ask(wants=trial_id):
             case {"work": work}:
-                return {"work": work, "lane": self._lane}
+                self._places.take(trial_id, Work.model_validate_json(work))
+                return {"work": work, **self._fixed}
             case {"wait": _}:
                 return None
             case _:
@@ -170,9 +188,12 @@ class AskingSearcher(Searcher):
         error: bool = False,  # noqa: FBT001, FBT002  (Tune's signature)
     ) -> None:
         """Tell how an attempt ended; one without an outcome lost its actor."""
+        self._places.leave(trial_id)
         told = {} if error or result is None else result
         self._pass_on(trial_id, told)
-        self._supervisor.tell(ended=trial_id, outcome=told.get("outcome"))
+        self._supervisor.tell(
+            ended=trial_id, outcome=told.get("outcome"), refused=told.get("refused")
+        )
 
     def _pass_on(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if messages := json.loads(result.get("heard", "[]")):
@@ -185,24 +206,102 @@ class AskingSearcher(Searcher):
         """Tune's own state is never restored from."""
 
 
+class Places:
+    """Where work can go: the nodes of a cluster as they come and go, and what they hold."""
+
+    def __init__(self, *, most: int | None, is_growing: bool) -> None:
+        """Look at the nodes.
+
+        Args:
+            most: At most so many at once; None: as many as there is room for.
+            is_growing: Whether one more than there is room for may wait. A cluster that scales
+                itself sees by it that a node is wanted.
+        """
+        self._most = most
+        self._is_growing = is_growing
+        self._machines: tuple[Machine, ...] = ()
+        self._looked = float("-inf")
+        self._known: tuple[object, bool] | None = None
+        self.taken: dict[str, Request] = {}
+
+    def machines(self) -> tuple[Machine, ...]:
+        """The nodes that are alive, at most `LOOK_SECONDS` ago."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._machines = tuple(sorted(map(_machine, _alive()), key=lambda each: each.name))
+            self._looked = time.monotonic()
+        return self._machines
+
+    def are_free(self) -> bool:
+        """Whether there is a place for one more piece of work."""
+        now = (self.machines(), frozenset(self.taken))
+        if self._known is None or self._known[0] != now:
+            self._known = (now, self._have_room())
+        return self._known[1]
+
+    def take(self, trial_id: str, work: Work) -> None:
+        """Note that work was given away."""
+        self.taken[trial_id] = asked_by(work, self.machines())
+
+    def leave(self, trial_id: str) -> None:
+        """Note that it has ended."""
+        self.taken.pop(trial_id, None)
+
+    def _have_room(self) -> bool:
+        if not self._machines or len(self.taken) >= (self._most or sys.maxsize):
+            return False
+        held = list(self.taken.values())
+        # What the next one asks for is not known yet; if it is more, it waits for its place.
+        least = [] if self._is_growing or not held else [min(held, key=_size)]
+        return unplaced([*held, *least], self._machines) == 0
+
+
+def asked_by(work: Work, machines: Sequence[Machine]) -> Request:
+    """What a piece of work asks of a node.
+
+    A teacher is prepared with more threads than a trial has; where no node has as many processors,
+    it would wait for ever.
+    """
+    most = int(max((machine.cpus for machine in machines), default=work.threads))
+    return work.resources.model_copy(update={"cpus": max(1, min(work.threads, most))})
+
+
+def _size(request: Request) -> tuple[float, float, int]:
+    return request.gpus, request.memory_gb, request.cpus
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0)]
+
+
+def _machine(node: Mapping[str, Any]) -> Machine:
+    has = node["Resources"]
+    return Machine(
+        name=node["NodeID"],
+        cpus=has["CPU"],
+        gpus=has.get("GPU", 0),
+        memory_gb=has.get("memory", 0) / GIB,
+    )
+
+
 def main() -> None:
     """Serve one launch until it says that its agenda is over."""
     heard, said, lane = sys.argv[1:]
     supervisor = Supervisor(int(heard), int(said))
     asked = supervisor.answer()
-    resources = Resources.model_validate(asked["resources"])
+    address = asked["address"]
     try:
-        with _ray(asked["address"]), tempfile.TemporaryDirectory(prefix="kdsweep-tune-") as scratch:
-            slots = _slots(resources, asked["max_concurrent"])
+        with _ray(address), tempfile.TemporaryDirectory(prefix="kdsweep-tune-") as scratch:
             threading.Thread(target=_leave_with_the_cluster, daemon=True).start()
-            supervisor.tell(up=slots)
-            trainable = tune.with_resources(LaneTrainable, _Request(resources, _most_cpus()))
+            supervisor.tell(up=True)
+            places = Places(most=asked["max_concurrent"], is_growing=address != "local")
             going = True
             while going:
-                _wave(trainable, AskingSearcher(supervisor, lane), slots=slots, scratch=scratch)
+                while not places.machines():
+                    # They may come back; `_leave_with_the_cluster` knows when nothing does.
+                    time.sleep(LOOK_SECONDS)
+                _wave(AskingSearcher(supervisor, places, lane), places, scratch=scratch)
+                places.taken.clear()
                 going = "go" in supervisor.ask(wave="over")
-    except InputError as error:
-        supervisor.tell(**as_refusal(error))
     except ClusterUnreachableError as error:
         supervisor.tell(unreachable=str(error))
     # Ray's threads may crash an interpreter that is torn down around them.
@@ -222,17 +321,10 @@ def _leave_with_the_cluster() -> None:
             os._exit(1)
 
 
-def _wave(
-    trainable: type[tune.Trainable], searcher: AskingSearcher, *, slots: int, scratch: str
-) -> None:
+def _wave(searcher: AskingSearcher, places: Places, *, scratch: str) -> None:
     tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=-1,
-            max_concurrent_trials=slots,
-            reuse_actors=True,
-        ),
+        tune.with_resources(LaneTrainable, _Placement(places.machines())),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="wave",
             storage_path=scratch,
@@ -243,75 +335,39 @@ def _wave(
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What a piece of work asks of the cluster."""
+class _Placement:
+    """What a piece of work asks of the cluster, in Ray's terms."""
 
-    resources: Resources
-    most_cpus: int
-    """Of one node: a request beyond it would wait for ever."""
+    machines: tuple[Machine, ...]
 
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        work = Work.model_validate_json(config["work"])
-        bundle = {
-            "CPU": min(work.threads, self.most_cpus),
-            "GPU": self.resources.gpus,
-            "memory": self.resources.memory_gb * 2**30,
-        }
+        asked = asked_by(Work.model_validate_json(config["work"]), self.machines)
+        bundle = {"CPU": asked.cpus, "GPU": asked.gpus, "memory": asked.memory_gb * GIB}
         return tune.PlacementGroupFactory([{name: n for name, n in bundle.items() if n}])
-
-
-def _most_cpus() -> int:
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    return int(max(nodes, default=1))
-
-
-def _slots(resources: Resources, max_concurrent: int | None) -> int:
-    """How many lanes the cluster bears at once.
-
-    Raises:
-        InputError: One trial asks for more than the whole cluster has, so it would wait for ever.
-    """
-    need = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_gb * 2**30}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    slots = sum(
-        min(int(node.get(kind, 0) / amount) for kind, amount in need.items() if amount)
-        for node in nodes
-    )
-    if slots:
-        return min(slots, max_concurrent or slots)
-    most = {kind: max(node.get(kind, 0) for node in nodes) for kind in need}
-    raise InputError(
-        [
-            Problem(
-                "resources",
-                f"a trial asks for {resources.cpus} cpus, {resources.gpus:g} gpus and "
-                f"{resources.memory_gb:g} GB, and no node of the cluster has that; the most that "
-                f"any has is {most['CPU']:g}, {most['GPU']:g} and {most['memory'] / 2**30:.3g} GB",
-                "Ask for less, or launch on a larger cluster with `--address`.",
-            )
-        ]
-    )
 
 
 @contextlib.contextmanager
 def _ray(address: str) -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
-    # This variable names code to import into the driver.
-    os.environ.pop("RAY_TUNE_CALLBACKS", None)
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
+        machine = this_machine()
         options |= {
             "include_dashboard": False,
-            "num_cpus": psutil.cpu_count(),
+            # What requests were compared with; Ray would count the memory that is free just now.
+            "num_cpus": machine.cpus,
+            "num_gpus": machine.gpus,
+            "_memory": int(machine.memory_gb * GIB),
             "object_store_memory": 128 * 2**20,
         }
     try:
         # Without an explicit address Ray joins any cluster it finds on this machine, even a dead
         # one.
         with _unreachable(address):
+            if address != "local":
+                check_reachable(canonicalize_bootstrap_address_or_die(address))
             ray.init(address=address, **options)
-        _make_private(Path.home() / ".ray" / "auth_token")
         yield
     finally:
         ray.shutdown()
@@ -321,16 +377,10 @@ def _ray(address: str) -> Iterator[None]:
 def _unreachable(address: str) -> Iterator[None]:
     try:
         yield
-    except ConnectionError as error:
+    except (ConnectionError, AuthenticationError) as error:
         # Also an OSError, which would be taken for a full disk.
         message = f"no Ray cluster answers at {address}: {error}"
         raise ClusterUnreachableError(message) from error
-
-
-def _make_private(token: Path) -> None:
-    # Ray writes its token with the default umask; whoever reads it may run code on the cluster.
-    with contextlib.suppress(FileNotFoundError):
-        token.chmod(0o600)
 
 
 if __name__ == "__main__":

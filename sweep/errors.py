@@ -5,6 +5,10 @@ class SweepLockedError(Exception):
     """Another launch holds the sweep. The command line exits with 73."""
 
 
+class NoRoomError(Exception):
+    """Less is free on the disk than the sweep needs. The command line exits with 74."""
+
+
 class NothingMatchesError(Exception):
     """There is nothing of what was asked for. The command line exits with 4."""
 

@@ -1,21 +1,21 @@
 """How work is run: the interface, and the executor that runs it in this very process."""
 
-import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
 
+from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
-from ..search_spaces.grid import Resources
+from ..search_spaces.resources import Request
+from .address import check_reachable, host_and_port
 from .agenda import Agenda
-from .errors import ClusterUnreachableError
+from .machines import this_machine, unmet
+from .survey import HERE, Device, Surveyed, survey
 from .work import Keeper, Outcome, Work, run
 
-CONNECT_SECONDS = 5.0
-MOST_PORT = 65535
 TICK_SECONDS = 0.25
 
 MakeWork = Callable[[str], Work]
@@ -37,6 +37,8 @@ class Choice:
     """Of a Ray cluster: `local` starts one of its own."""
     max_concurrent: int | None = None
     """Most trials at once; as many as fit unless said."""
+    allows_open: bool = False
+    """Whether the cluster may be one that asks for no token."""
     lane: str = "kdsweep.sweep.lane"
     """The module that trains under Ray; another one serves measurements and tests of the rest."""
 
@@ -44,9 +46,15 @@ class Choice:
         """Refuse an address that is none.
 
         Raises:
-            InputError: It is neither `local`, `auto` nor `HOST:PORT`.
+            InputError: It is neither `local`, `auto` nor `HOST:PORT`, or it is allowed to be open
+                where that is nobody's to allow.
         """
-        if self.address not in ("local", "auto") and _host_and_port(self.address) is None:
+        if self.allows_open and (self.name != "ray" or self.address == "local"):
+            what = (
+                "acts on the cluster of `--address`, and a launch's own always asks for its token"
+            )
+            raise InputError([Problem("--insecure-cluster", what, "Leave it out.")])
+        if self.address not in ("local", "auto") and host_and_port(self.address) is None:
             client = self.address.startswith("ray://")
             raise InputError(
                 [
@@ -61,27 +69,43 @@ class Choice:
                 ]
             )
 
-    def check_reachable(self) -> None:
-        """See whether anything listens at the address; Ray itself would try for minutes.
+    def check_room(self, requests: Collection[Request]) -> None:
+        """Compare what trials ask for with this machine, where it is this machine that runs them.
+
+        A cluster elsewhere is asked when a launch is about to use it.
 
         Raises:
-            ClusterUnreachableError: Nothing does.
+            InputError: It can never have so much.
         """
-        place = _host_and_port(self.address)
-        if self.name != "ray" or place is None:
-            return
-        try:
-            socket.create_connection(place, timeout=CONNECT_SECONDS).close()
-        except (OSError, UnicodeError) as error:
-            raise ClusterUnreachableError(
-                f"no Ray cluster answers at {self.address}: {error}"
-            ) from error
+        if self.address == "local" and (problems := unmet(requests, [this_machine()])):
+            raise InputError(problems)
 
-    def make(self, resources: Resources, *, log: Path, tell: Callable[[str], None]) -> "Executor":
-        """The executor for trials that take these resources.
+    def survey(self, store: Store, requests: Collection[Request], *, device: Device) -> Surveyed:
+        """See whether trials can be run there at all, before anything is spent on it.
 
         Args:
-            resources: Of a trial.
+            store: The sweep's, which all nodes have to see.
+            requests: What trials ask for.
+            device: What they compute on.
+
+        Raises:
+            InputError: What trials ask for is nowhere, or the cluster is not to be used so.
+            ClusterUnreachableError: It does not answer.
+        """
+        if self.name == "serial":
+            return HERE
+        self.check_room(requests)
+        if self.address == "local":
+            return HERE
+        if self.address != "auto":
+            check_reachable(self.address)
+        return survey(self.address, store, requests, device=device, allows_open=self.allows_open)
+
+    def make(self, surveyed: Surveyed, *, log: Path, tell: Callable[[str], None]) -> "Executor":
+        """The executor of this choice.
+
+        Args:
+            surveyed: Where it runs.
             log: Where an engine's own processes say what they have to say.
             tell: Says a line to the person who launched.
         """
@@ -92,8 +116,8 @@ class Choice:
                 from .ray_executor import RayExecutor
 
                 return RayExecutor(
-                    resources=resources,
                     address=self.address,
+                    is_open=surveyed.is_open,
                     max_concurrent=self.max_concurrent,
                     lane=self.lane,
                     log=log,
@@ -101,13 +125,6 @@ class Choice:
                 )
             case _:
                 assert_never(self.name)
-
-
-def _host_and_port(address: str) -> tuple[str, int] | None:
-    host, _, port = address.rpartition(":")
-    is_host = host and not set(host) & set("/@ ")
-    is_port = port.isascii() and port.isdecimal() and int(port) <= MOST_PORT
-    return (host.strip("[]"), int(port)) if is_host and is_port else None
 
 
 def wait_until_due(agenda: Agenda) -> bool:

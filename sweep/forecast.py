@@ -12,69 +12,20 @@ from ..results.store import Store
 from ..search_spaces import expand
 from ..search_spaces.early_stopping import Asha
 from ..search_spaces.errors import UnreachableError
-from ..search_spaces.expansion import Plan, PlannedTrial
+from ..search_spaces.expansion import Plan
 from ..search_spaces.facts import Facts, ShippedFacts
 from ..search_spaces.grid import Grid
-from ..search_spaces.ids import Identifier
+from ..search_spaces.resources import Request
 from ..search_spaces.search import GridSearch, Proposing
-from ..search_spaces.shape import (
-    embedding_parameters,
-    encoder_parameters,
-    forward_flops_per_token,
-)
-from ..search_spaces.space import Space, arms, survey
-from ..search_spaces.trial import Stage, Trial
-from .decisions import read_decisions
-from .early_stopping import Decided
+from ..search_spaces.space import survey
+from .cost import Between
+from .estimate import Cost, estimate, planned_work, read_done
 from .folder import check_folder
-from .planning import Begun, Content, ContentFacts, config_of
-from .referee import Brackets, standing, stopped_ids
-from .search import Searching, open_search
-from .words import count
-from .work import Config
-
-BACKWARD = 3
-"""A training step costs about three forward passes."""
+from .planning import Begun, Content, ContentFacts, identify_trials
+from .search import Slots, open_search, search_work, slots_of
+from .words import count, size
 
 LISTED = 20
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the trials that are still to run would take; None is unknown."""
-
-    student_flops: float | None
-    """Floating-point operations of the students' training, padding apart."""
-    hours: float | None
-    """Hours of one lane, from the trials of this sweep that are completed."""
-    disk_gb: float
-    """Students as `keep` says, with their embeddings."""
-
-
-@dataclass(frozen=True)
-class Slots:
-    """What a search would propose."""
-
-    method: str
-    trials: int
-    """Of each study."""
-    studies: int
-    per: tuple[str, ...]
-    seeds: int
-    """With which a point is trained, at most."""
-    points: int | None
-    """Of the space, seeds and what rules change apart; None: a range has no end of them."""
-    left: int
-    """Trials that a launch would train at most."""
-
-    @property
-    def most_trials(self) -> int:
-        """Trials of all slots at most, equal ones counted each time."""
-        return self.trials * self.studies * self.seeds
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {**asdict(self), "per": list(self.per), "most_trials": self.most_trials}
 
 
 @dataclass(frozen=True)
@@ -97,6 +48,8 @@ class Forecast:
     """Stages with which several trials begin, trained once; None where no id is known."""
     early_stopping: Asha | None
     cost: Cost
+    requests: frozenset[Request]
+    """What its trials ask of a host."""
 
     @property
     def to_run(self) -> int:
@@ -138,8 +91,16 @@ class Forecast:
             "warnings": [str(warning) for warning in plan.warnings],
             "cost": {
                 "student_flops": self.cost.student_flops,
-                "lane_hours": self.cost.hours,
-                "disk_gb": self.cost.disk_gb,
+                "lane_hours": _between(self.cost.lane_hours),
+                "lanes": self.cost.lanes,
+                "wall_hours": _between(self.cost.wall_hours),
+                "not_in_hours": self.cost.num_unknown,
+                "disk_bytes": {
+                    "kept": self.cost.disk.kept,
+                    "rows": self.cost.disk.rows,
+                    "lane": self.cost.disk.lane,
+                    "free": self.cost.disk.free,
+                },
             },
         }
 
@@ -155,30 +116,22 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
     sweep = Store(store or Path("runs") / grid.name)
     check_folder(sweep)
     content = Content(fetch=False)
-    ids: tuple[str, ...] | None = None
-    shared: int | None = None
-    why = None
     facts: Facts = ContentFacts(content)
-    identify = Identifier().identify
     if not isinstance(grid.search, GridSearch):
         return _forecast_search(grid, grid.search, sweep, content)
+    begun: Begun | None = None
+    ids: tuple[str, ...] | None = None
+    why = None
     try:
         plan = expand(grid, facts)
         begun = Begun()
-        found = []
-        for planned in plan.trials:
-            digests = content.of_trial(planned.trial)
-            found.append(identify(planned.trial, digests).trial)
-            begun.add(found[-1], planned, digests)
-        ids = tuple(found)
-        shared = sum(1 for _ in begun.rows())
+        ids = identify_trials(plan, content, begun)
     except UnreachableError as error:
         facts = ShippedFacts()
         plan = expand(grid, facts)
+        begun = None
         why = f"{error}; without rows there are no ids, and nothing can be matched with a store"
-    done = _done(sweep, grid, dict(zip(ids or (), plan.trials, strict=False)))
-    known = ids or [None] * len(plan.trials)
-    todo = [p.trial for p, id in zip(plan.trials, known, strict=True) if id not in done]
+    done = read_done(sweep, grid, dict(zip(ids or (), plan.trials, strict=False)))
     return Forecast(
         name=grid.name,
         folder=sweep.folder,
@@ -186,17 +139,18 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         slots=None,
         ids=ids,
         without_ids=why,
-        done=done,
-        shared_stages=shared,
+        done=done.ended & frozenset(ids or ()),
+        shared_stages=None if begun is None else len(begun.shared()),
         early_stopping=grid.early_stopping,
-        cost=_cost(sweep, grid, todo, facts),
+        cost=estimate(sweep, grid, planned_work(plan, begun, facts), done=done),
+        requests=frozenset(p.resources or grid.resources.common for p in plan.trials),
     )
 
 
 def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Content) -> Forecast:
     facts: Facts = ContentFacts(content)
     why = "a search chooses its trials one after another"
-    proposed: Searching | None = None
+    proposed = None
     try:
         plan = survey(grid, facts)
         for planned in plan.trials:
@@ -205,41 +159,31 @@ def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Conte
     except UnreachableError as error:
         facts = ShippedFacts()
         plan, why = survey(grid, facts), str(error)
-    spaces = [Space(grid, arm) for arm in arms(grid, search)]
-    seeds = max(space.most_seeds for space in spaces)
-    rows = proposed.rows if proposed is not None else ()
-    configs = {str(row.id): (config_of(row).trial, row.axes) for row in rows}
-    known = {id: PlannedTrial(trial, axes) for id, (trial, axes) in configs.items() if trial}
-    done = _done(sweep, grid, known)
-    slots_left = search.trials * len(spaces) if proposed is None else proposed.slots_left
-    slots = Slots(
-        method=search.method,
-        trials=search.trials,
-        studies=len(spaces),
-        per=search.per,
-        seeds=seeds,
-        points=Space(grid, {}).num_points,
-        left=len(known) - len(done) + slots_left * seeds,
+    trials = proposed.trials if proposed is not None else {}
+    done = read_done(sweep, grid, trials)
+    ended = done.ended & trials.keys()
+    work = (
+        planned_work(plan, None, facts)
+        if proposed is None
+        else search_work(proposed, plan, content)
     )
-    met = [planned.trial for planned in plan.trials]
-    cost = _cost(sweep, grid, met, facts)
-    share = slots.left / max(1, len(met))
     return Forecast(
         name=grid.name,
         folder=sweep.folder,
         plan=plan,
-        slots=slots,
+        slots=slots_of(grid, search, proposed, num_done=len(ended)),
         ids=None,
         without_ids=why,
-        done=done,
+        done=ended,
         shared_stages=None,
         early_stopping=grid.early_stopping,
-        cost=Cost(
-            student_flops=cost.student_flops and cost.student_flops * share,
-            hours=cost.hours and cost.hours * share,
-            disk_gb=cost.disk_gb * share,
-        ),
+        cost=estimate(sweep, grid, work, done=done),
+        requests=frozenset(p.resources or grid.resources.common for p in plan.trials),
     )
+
+
+def _between(value: Between | None) -> dict[str, float] | None:
+    return None if value is None else asdict(value)
 
 
 def axis_counts(plan: Plan) -> dict[str, dict[str, int]]:
@@ -292,7 +236,8 @@ def print_forecast(told: Forecast, console: Console) -> None:
         )
     if told.early_stopping is not None:
         console.print(_stopping_line(told.early_stopping), highlight=False, markup=False)
-    console.print(_cost_line(told.cost), highlight=False, markup=False)
+    for line in (_time_line(told.cost), _disk_line(told.cost)):
+        console.print(line, highlight=False, markup=False)
 
 
 def _slots_line(slots: Slots) -> str:
@@ -336,95 +281,30 @@ def _stopping_line(stopping: Asha) -> str:
     )
 
 
-def _cost_line(cost: Cost) -> str:
+def _time_line(cost: Cost) -> str:
     flops = "unknown" if cost.student_flops is None else f"at most {cost.student_flops:.2g}"
-    hours = (
-        "unknown until a trial has been measured"
-        if cost.hours is None
-        else f"about {cost.hours:.2g} of one lane"
+    return f"cost: student FLOPs {flops}; hours {_hours(cost)}"
+
+
+def _hours(cost: Cost) -> str:
+    if cost.lane_hours is None or cost.wall_hours is None:
+        return "unknown until a trial has been measured"
+    lane = cost.lane_hours
+    told = f"{lane.low:.2g} to {lane.high:.2g} of one lane, about {cost.wall_hours.middle:.2g} on "
+    told += f"the {count(cost.lanes, 'lane')} of this machine"
+    if cost.num_unknown:
+        of = "piece" if cost.num_unknown == 1 else "pieces"
+        told += f", without {cost.num_unknown} {of} of work of which nothing was measured"
+    return told
+
+
+def _disk_line(cost: Cost) -> str:
+    disk = cost.disk
+    rows = "unknown until a trial has been measured" if disk.rows is None else size(disk.rows)
+    told = (
+        f"disk: models {size(disk.kept)}; history and predictions {rows}; checkpoints of a lane "
+        f"while it trains {size(disk.lane)}"
     )
-    return (
-        f"cost: student FLOPs {flops}; hours {hours}; disk for students about {cost.disk_gb:.2g} GB"
-    )
-
-
-def _done(sweep: Store, grid: Grid, trials: Mapping[str, PlannedTrial]) -> frozenset[str]:
-    """Trials that a launch would not train: completed, or stopped by this very grid's rule."""
-    if not sweep.exists():
-        return frozenset()
-    attempts = sweep.read_attempts()
-    completed = {attempt.id for attempt in attempts if attempt.status == "completed"}
-    stopped = standing(
-        stopped_ids(attempts) & trials.keys(),
-        trials.__getitem__,
-        Decided(read_decisions(sweep.decisions_folder)),
-        grid.early_stopping,
-        Brackets(grid),
-    )
-    return frozenset((completed | stopped) & trials.keys())
-
-
-def _cost(sweep: Store, grid: Grid, todo: Sequence[Trial], facts: Facts) -> Cost:
-    flops = [_training_flops(trial, facts) for trial in todo]
-    total = sum(known for known in flops if known is not None) if None not in flops else None
-    kept = {"all": len(todo), "best_per_group": len(_groups(todo)), "none": 0}[grid.keep.students]
-    size = sum(_parameters(trial, facts) for trial in todo) / max(1, len(todo))
-    pace = _seconds_per_flop(sweep, facts)
-    return Cost(
-        student_flops=total,
-        hours=None if total is None or pace is None else total * pace / 3600,
-        disk_gb=kept * size * 4 / 1e9,
-    )
-
-
-def _groups(trials: Sequence[Trial]) -> set[Trial]:
-    return {trial.model_copy(update={"seed": 0}) for trial in trials}
-
-
-def _training_flops(trial: Trial, facts: Facts) -> float | None:
-    """Upper bound: every sequence at its full length."""
-    known = facts.task(trial.task)
-    if known is None or known.train_rows is None:
-        return None
-    length = trial.task.max_length
-    per_token = forward_flops_per_token(trial.shape, sequence_length=length)
-    rows = [_rows_seen(stage, known.train_rows) for stage in trial.stages]
-    if None in rows:
-        return None
-    return float(BACKWARD * per_token * length * sum(each for each in rows if each is not None))
-
-
-def _rows_seen(stage: Stage, train_rows: int) -> int | None:
-    """Rows that the steps of a stage see, with repetition; None where its text is not counted."""
-    if stage.training.total_steps is not None:
-        return stage.training.total_steps * stage.training.batch_size
-    return train_rows * stage.training.epochs if stage.data == "task" else None
-
-
-def _parameters(trial: Trial, facts: Facts) -> int:
-    model = facts.model(trial.teacher)
-    embeddings = (
-        embedding_parameters(
-            trial.shape.width,
-            vocab_size=model.vocab_size,
-            max_positions=model.max_position_embeddings,
-            type_vocab_size=model.type_vocab_size,
-        )
-        if model
-        else 0
-    )
-    return embeddings + encoder_parameters(trial.shape)
-
-
-def _seconds_per_flop(sweep: Store, facts: Facts) -> float | None:
-    """Measured on this sweep's completed trials."""
-    seconds = flops = 0.0
-    attempts = sweep.read_attempts() if sweep.exists() else ()
-    for attempt in attempts:
-        if attempt.what != "trial" or attempt.status != "completed" or attempt.resumed_from:
-            continue
-        trial = Config.model_validate_json(attempt.config_json).trial
-        if trial is not None and (of_trial := _training_flops(trial, facts)):
-            seconds += (attempt.ended - attempt.started).total_seconds()
-            flops += of_trial
-    return seconds / flops if flops else None
+    if disk.free < disk.needed(cost.lanes):
+        told += f"; only {size(disk.free)} are free"
+    return told

@@ -17,8 +17,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
+from .redaction import RedactingStream
 from .work import Keeper, Outcome, Work, run
 
 BEAT_SECONDS = 1.0
@@ -29,6 +30,9 @@ def main(keeper: Keeper) -> None:
     """Serve until standard input closes, or until the host asks the lane to leave."""
     # Ctrl-C reaches every process of the terminal; only the launch decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What libraries print lands in logs, which are shown to more people than the environment is.
+    sys.stdout = cast("TextIO", RedactingStream(sys.stdout))
+    sys.stderr = cast("TextIO", RedactingStream(sys.stderr))
     with os.fdopen(int(sys.argv[1]), "w", buffering=1) as answers:
         Lane(answers, keeper).serve()
 

@@ -176,14 +176,14 @@ class LaneProcess:
             return None
         self._looked_at = now
         memory = private_memory(process.pid)
-        if memory > work.memory_gb * GIB:
+        if memory > work.resources.memory_gb * GIB:
             told = (
                 f"{memory / GIB:.2f} GiB of memory of its own, and `resources.memory_gb` is "
-                f"{work.memory_gb:g}"
+                f"{work.resources.memory_gb:g}"
             )
             evidence = {
                 "failure/memory_gb": memory / GIB,
-                "failure/limit_memory_gb": work.memory_gb,
+                "failure/limit_memory_gb": work.resources.memory_gb,
             }
             return Failure("out_of_memory", told, evidence)
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,24 +19,38 @@ from ..search_spaces.errors import DataError, InputError, Problem
 from ..search_spaces.grid import Grid
 from ..search_spaces.knowledge import PluginLoss
 from ..search_spaces.plugins import changed, code_of_its_own, plugin_losses, read_bytes
+from ..search_spaces.search import GridSearch
 from ..search_spaces.space import survey
 from ..search_spaces.texts import Text
 from ..trainers.floor import below_floor
 from .agenda import Agenda, Item, no_more
 from .breaker import AT_FIRST, Breaker
+from .budget import Meter, say, trials_left, used_by_launches
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
 from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
+from .estimate import Cost, check_room, estimate, planned_work, read_done, with_flops
 from .executors import Choice
 from .folder import check_folder
 from .lock import Lock, take
-from .pinned import new_sweep, pinned_for, record_launch
-from .planning import Content, ContentFacts, config_of, nothing_to_train, plan_rows
+from .pinned import device_of, new_sweep, pinned_for, record_launch
+from .planning import (
+    Begun,
+    Content,
+    ContentFacts,
+    config_of,
+    identify_trials,
+    nothing_to_train,
+    plan_rows,
+    request_of,
+    requests_of,
+)
 from .progress import Progress
 from .referee import Referee, stopped_ids
 from .retrying import failures_by_class, waits
-from .search import Searching, open_search, record_studies
+from .search import Searching, open_search, record_studies, search_work
 from .students import keep_best_student
+from .survey import Surveyed
 from .upkeep import Compactor
 from .watch import Watch
 from .words import named, where_ids_are
@@ -75,6 +89,8 @@ class Ended:
     """Of `asked`, where the sweep itself was the reason."""
     refused: tuple[Problem, ...]
     """Teachers below their floor."""
+    resume: str
+    """The command that goes on."""
     slots: tuple[int, int] | None = None
     """Of a search: filled, and planned."""
 
@@ -105,6 +121,7 @@ def launch(
         SweepLockedError: Another launch holds the sweep.
         WouldDeactivateError: `agree` said no; nothing has been written.
         ClusterUnreachableError: No Ray cluster answers.
+        NoRoomError: The disk has less room than the sweep needs; nothing has been written.
     """
     text = grid_file.read_text(encoding="utf-8")
     grid = load_grid(grid_file, allow_plugins=allow_plugins)
@@ -114,10 +131,18 @@ def launch(
     plan = survey(grid, ContentFacts(content))
     if not plan.trials:
         raise InputError([nothing_to_train(grid_file, plan)])
-    rows = plan_rows(plan, content)
-    executor.check_reachable()
-    with _held(sweep, grid) as lock:
-        pinned = pinned_for(sweep, grid)
+    begun = Begun()
+    ids = identify_trials(plan, content, begun)
+    work = planned_work(plan, begun, ContentFacts(content))
+    rows = with_flops(plan_rows(plan, content), work)
+    surveyed = _survey(executor, sweep, grid, rows, console)
+    done = read_done(sweep, grid, dict(zip(ids, plan.trials, strict=True)))
+    if (search := open_search(sweep, grid, content)) is not None:
+        work = search_work(search, plan, content)
+    _check_room(estimate(sweep, grid, work, done=done), sweep, executor)
+    with _held(sweep, grid, console) as lock:
+        pinned = pinned_for(sweep, grid, precision=surveyed.precision)
+        # Another launch may have proposed while this one took the sweep.
         search = open_search(sweep, grid, content)
         rows = rows if search is None else search.rows
         gone = _completed(sweep.read_attempts()) & (
@@ -126,13 +151,15 @@ def launch(
         if gone and not agree(question := WouldDeactivateError(len(gone))):
             raise question
         _keep_plugins(sweep, grid)
-        record_launch(
+        changes = record_launch(
             sweep,
             pinned,
             epoch=lock.epoch,
             base=grid_file.resolve().parent,
             plugins={str(plugin.path): plugin.digest for plugin in grid.plugins},
+            nodes=surveyed.hosts,
         )
+        _warn(console, changes)
         sweep.add_grid(text)
         record_studies(sweep, search)
         sweep.write_plan(rows if search is None else (), epoch=lock.epoch)
@@ -144,6 +171,7 @@ def launch(
             search=search,
             pinned=pinned,
             executor=executor,
+            surveyed=surveyed,
             console=console,
             quiet=quiet,
             fresh=False,
@@ -189,11 +217,19 @@ def resume(
         raise InputError([Problem(str(folder / "plan"), *code_of_its_own(files))])
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
     check_content(rows, losses)
-    executor.check_reachable()
-    with _held(sweep, grid) as lock:
-        pinned = pinned_for(sweep, grid)
+    surveyed = _survey(executor, sweep, grid, rows, console)
+    with _held(sweep, grid, console) as lock:
+        pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         _keep_plugins(sweep, grid)
-        record_launch(sweep, pinned, epoch=lock.epoch, base=Path(told["base"]), plugins={})
+        changes = record_launch(
+            sweep,
+            pinned,
+            epoch=lock.epoch,
+            base=Path(told["base"]),
+            plugins={},
+            nodes=surveyed.hosts,
+        )
+        _warn(console, changes)
         search = None
         if only is None and (search := open_search(sweep, grid, Content())) is not None:
             record_studies(sweep, search)
@@ -206,11 +242,34 @@ def resume(
             search=search,
             pinned=pinned,
             executor=executor,
+            surveyed=surveyed,
             console=console,
             quiet=quiet,
             fresh=True,
             only=only,
         )
+
+
+def _survey(
+    executor: Choice, sweep: Store, grid: Grid, rows: Sequence[PlanRow], console: Console
+) -> Surveyed:
+    requests = requests_of(rows, grid.resources)
+    if not isinstance(grid.search, GridSearch):
+        # What is not proposed yet asks for it.
+        requests |= {grid.resources.common}
+    surveyed = executor.survey(sweep, requests, device=device_of(grid))
+    _warn(console, surveyed.warnings)
+    return surveyed
+
+
+def _warn(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")
+
+
+def _check_room(cost: Cost, sweep: Store, executor: Choice) -> None:
+    most = 1 if executor.name == "serial" else executor.max_concurrent
+    check_room(cost, sweep.folder, lanes=min(cost.lanes, most or cost.lanes))
 
 
 def check_content(rows: Sequence[PlanRow], losses: Collection[PluginLoss]) -> None:
@@ -296,12 +355,12 @@ def _changed(path: str, subject: str) -> Problem:
 
 
 @contextmanager
-def _held(sweep: Store, grid: Grid) -> Iterator[Lock]:
+def _held(sweep: Store, grid: Grid, console: Console) -> Iterator[Lock]:
     if not sweep.exists():
         # Another first launch may have been quicker; the lock decides between the two.
         with suppress(FileExistsError):
             sweep.create(new_sweep(grid))
-    lock = take(sweep.locks_folder)
+    lock = take(sweep.locks_folder, tell=partial(console.print, highlight=False, markup=False))
     try:
         yield lock
     finally:
@@ -317,6 +376,7 @@ def _run(
     search: Searching | None,
     pinned: Pinned,
     executor: Choice,
+    surveyed: Surveyed,
     console: Console,
     quiet: bool,
     fresh: bool,
@@ -341,6 +401,7 @@ def _run(
     usable = (done | stopped) - too_weak.keys() - _removed_stages(sweep, planned)
     todo = _wanted(planned, usable, only)
     names = {id: _name(row) for id, row in planned.items()}
+    flops = {id: row.flops for id, row in planned.items()}
     others: dict[str, str] = {id: row.what for id, row in planned.items() if id not in trials}
     dispatch = Dispatch(sweep, grid, planned, pinned, epoch=lock.epoch)
 
@@ -350,6 +411,7 @@ def _run(
         }
         planned.update(new)
         dispatch.add(new.values())
+        flops.update({id: row.flops for id, row in new.items()})
         names.update({id: _name(row) for id, row in new.items()})
         trials.update(id for id, row in new.items() if row.what == "trial")
         others.update({id: row.what for id, row in new.items() if row.what != "trial"})
@@ -360,30 +422,48 @@ def _run(
             if attempt.what == "trial" and attempt.status == "completed":
                 search.complete(attempt.id, attempt.values)
     agenda = Agenda(
-        [Item(str(row.id), row.depends_on) for row in todo],
+        [Item(str(row.id), row.depends_on) for row in sorted(todo, key=lambda row: row.priority)],
         allowed=grid.retries.allowed,
         failures={} if fresh else failures_by_class(attempts),
         unusable=too_weak.keys(),
         waits=waits(attempts, allowed=grid.retries.allowed, fresh=fresh, now=datetime.now(UTC)),
         at_first=None if done & trials else AT_FIRST,
+        counted=trials,
+        most=trials_left(grid.budget, ended=_num_trials(attempts, done | stopped)),
         more=no_more if search is None else partial(propose, search),
     )
-    if agenda.is_over:
-        return _ended(
-            sweep, lock, agenda, trials, done, stopped, search, drain=None, refused=refused
-        )
+    meter = Meter(
+        grid.budget,
+        before=used_by_launches(sweep.locks_folder),
+        gpus=cache(lambda id: request_of(planned[id], grid.resources).gpus),
+    )
+    ended = partial(
+        _ended,
+        sweep,
+        grid,
+        lock,
+        agenda,
+        meter,
+        trials=trials,
+        done=done,
+        stopped=stopped,
+        search=search,
+    )
+    if agenda.is_over or meter.spent is not None:
+        return ended(asked=None, why=None, refused=tuple(refused))
     progress = Progress(
         agenda,
         console,
         done_before=len((done | stopped) & trials),
         names=names,
         others=others,
+        flops=flops,
         unproposed=lambda: search.trials_left if search is not None else 0,
         quiet=quiet,
     )
     drain = Drain(agenda, lock, progress.tell)
     log = lock.locks / f"{lock.epoch:06d}.log"
-    run = executor.make(grid.resources, log=log, tell=progress.tell)
+    run = executor.make(surveyed, log=log, tell=progress.tell)
     breaker = Breaker()
 
     compactor = Compactor(sweep, lock, running=lambda: tuple(agenda.running))
@@ -411,7 +491,7 @@ def _run(
             if grid.keep.students == "best_per_group":
                 keep_best_student(sweep, group)
 
-    watch = Watch(agenda, lock, drain, refresh=progress.refresh)
+    watch = Watch(agenda, lock, drain, meter, refresh=progress.refresh)
     with progress, watch, compactor, signals(drain, agenda):
         try:
             run(agenda, make_work=dispatch, settle=settle, hear=referee.hear)
@@ -422,9 +502,11 @@ def _run(
                 "ended at once; what ran goes on from its last checkpoint, or starts anew where it "
                 "had none"
             )
-    # A lane that was killed in the middle of a file could not remove it.
-    sweep.remove_temporaries()
-    return _ended(sweep, lock, agenda, trials, done, stopped, search, drain=drain, refused=refused)
+    if drain.asked != "overtaken":
+        # A lane that was killed in the middle of a file could not remove it. Those of a launch that
+        # took over are its own.
+        sweep.remove_temporaries()
+    return ended(asked=drain.asked, why=drain.why, refused=tuple(refused))
 
 
 def _tidy(
@@ -445,17 +527,25 @@ def _tidy(
 
 def _ended(
     sweep: Store,
+    grid: Grid,
     lock: Lock,
     agenda: Agenda,
+    meter: Meter,
+    *,
     trials: set[str],
     done: set[str],
     stopped: set[str],
     search: Searching | None,
-    *,
-    drain: Drain | None,
-    refused: Sequence[Problem],
+    asked: Asked | None,
+    why: str | None,
+    refused: tuple[Problem, ...],
 ) -> Ended:
     now = trials & set(agenda.completed)
+    left = len(agenda) - len(agenda.settled) + (search.slots_left if search is not None else 0)
+    # A budget that lasted just to the end stopped nothing.
+    limit = (meter.spent or ("trials" if agenda.is_at_limit else None)) if left else None
+    if asked in (None, "budget"):
+        asked, why = ("budget", say(limit, grid.budget)) if limit else (None, None)
     return Ended(
         folder=sweep.folder,
         epoch=lock.epoch,
@@ -465,16 +555,22 @@ def _ended(
         stopped=len(trials & (stopped | set(agenda.stopped))),
         failed=tuple(agenda.failed),
         blocked=len(agenda.blocked),
-        left=len(agenda) - len(agenda.settled) + (search.slots_left if search is not None else 0),
-        asked=drain.asked if drain else None,
-        why=drain.why if drain else None,
-        refused=tuple(refused),
+        left=left,
+        asked=asked,
+        why=why,
+        refused=refused,
+        resume=f"kdsweep resume {sweep.folder}" + (" --allow-plugins" if grid.plugins else ""),
         slots=search.slots if search is not None else None,
     )
 
 
 def _completed(attempts: Sequence[Attempt]) -> set[str]:
     return {attempt.id for attempt in attempts if attempt.status == "completed"}
+
+
+def _num_trials(attempts: Sequence[Attempt], done: set[str]) -> int:
+    """How many trials are done, those that are no longer planned included."""
+    return len({attempt.id for attempt in attempts if attempt.what == "trial"} & done)
 
 
 def _scores_by_group(attempts: Sequence[Attempt]) -> dict[str, dict[str, float]]:
@@ -526,13 +622,23 @@ def _chosen(
     planned = {str(row.id) for row in rows if row.what != "skipped"}
     failed = (failures_by_class(attempts).keys() & planned) - done
     if failed:
-        return frozenset(failed)
+        return frozenset(failed | _waiting_for(failed, rows))
     told = "no trial has failed"
     if pending := len(groups.keys() - done - stopped_ids(attempts)):
         are = "is" if pending == 1 else "are"
         them = "it" if pending == 1 else "them"
         told += f"; {pending} {are} pending: `kdsweep resume {sweep.folder}` runs {them}"
     raise NothingMatchesError(told)
+
+
+def _waiting_for(ids: Collection[str], rows: Sequence[PlanRow]) -> set[str]:
+    """What a failed teacher or stage blocked: it failed with it, though nothing was tried."""
+    reached = set(ids)
+    # Each row stands behind what it depends on.
+    for row in rows:
+        if not reached.isdisjoint(row.depends_on):
+            reached.add(str(row.id))
+    return reached
 
 
 def _named_trials(folder: Path, groups: Mapping[str, str], words: Sequence[str]) -> frozenset[str]:

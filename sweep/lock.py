@@ -2,8 +2,8 @@
 
 `locks/<epoch>.json` is created exclusively and never changed: whoever made the highest epoch holds
 the sweep. Beside it lie a beat (rewritten every two seconds while the launch lives), a request to
-drain, and the mark of an orderly end. A launch that was overtaken finds a higher epoch and may
-commit nothing more: that is the fence.
+drain, and the mark of an orderly end, which the last beat becomes. A launch that was overtaken
+finds a higher epoch and may commit nothing more: that is the fence.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,6 +38,7 @@ class Holder:
     boot_id: str
     pid: int
     started: float
+    """Seconds since boot, where the system tells them."""
     since: str
 
     @classmethod
@@ -47,9 +48,14 @@ class Holder:
             host=socket.gethostname(),
             boot_id=_boot_id(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=_started(psutil.Process()),
             since=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it ran on this host."""
+        return self.host == socket.gethostname()
 
     def is_alive_here(self) -> bool:
         """Whether that very process still runs on this host."""
@@ -58,11 +64,24 @@ class Holder:
         try:
             process = psutil.Process(self.pid)
             return (
-                abs(process.create_time() - self.started) < 1.0
+                abs(_started(process) - self.started) < 1.0
                 and process.status() != psutil.STATUS_ZOMBIE
             )
         except psutil.NoSuchProcess:
             return False
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process began.
+
+    Not by the wall clock, where that can be helped: set forward, it would make a living launch look
+    like another process under the same pid.
+    """
+    try:
+        after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return process.create_time()
+    return int(after_name.split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _write(text: str, path: Path) -> None:
@@ -98,16 +117,35 @@ class Lock:
     locks: Path
     epoch: int
 
-    def beat(self, count: int, running: Sequence[str]) -> None:
-        """Tell readers and other launches that this one lives, and which trials it runs."""
+    def beat(
+        self,
+        count: int,
+        running: Sequence[str],
+        *,
+        used: Mapping[str, float],
+        num_waiting: int = 0,
+        seconds_until_retry: float | None = None,
+    ) -> None:
+        """Tell readers and other launches that this one lives, and what it does.
+
+        Args:
+            count: Of the beats so far.
+            running: Ids of what runs.
+            used: What the launch has used of its budget.
+            num_waiting: How much waits for the time at which it is tried again.
+            seconds_until_retry: Until the first of it is.
+        """
         beat = {
             "count": count,
             "running": list(running),
+            "used": dict(used),
+            "num_waiting": num_waiting,
+            "seconds_until_retry": seconds_until_retry,
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
         body = json.dumps(beat)
-        replace(self.locks / f"{self.epoch:06d}.beat", partial(_write, body))
+        replace(_beat(self.locks, self.epoch), partial(_write, body))
 
     def check(self) -> None:
         """Raise StaleEpochError once another launch has taken over."""
@@ -116,13 +154,16 @@ class Lock:
     def release(self) -> None:
         """Mark an orderly end, so that the next launch need not ask whether this one lives.
 
-        On a full disk it stays unmarked, and the next launch asks.
+        The last beat becomes the mark: what the launch has used stays known. On a full disk it
+        may stay unmarked, and the next launch asks.
         """
+        released = _released(self.locks, self.epoch)
         with suppress(OSError):
-            released = self.locks / f"{self.epoch:06d}.released"
-            released.touch(mode=0o600, exist_ok=True)
+            try:
+                _beat(self.locks, self.epoch).replace(released)
+            except FileNotFoundError:
+                released.touch(mode=0o600, exist_ok=True)
             drain_request(self.locks, self.epoch).unlink(missing_ok=True)
-            (self.locks / f"{self.epoch:06d}.beat").unlink(missing_ok=True)
 
 
 def drain_request(locks: Path, epoch: int) -> Path:
@@ -130,20 +171,26 @@ def drain_request(locks: Path, epoch: int) -> Path:
     return locks / f"{epoch:06d}.drain"
 
 
-def take(locks: Path, *, sleep: Callable[[float], None] = time.sleep) -> Lock:
-    """Take the sweep, over a dead launch if need be.
+def take(
+    locks: Path,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Lock:
+    """Take the sweep, over a launch that is dead (`is_running`) if need be.
 
-    On this host a dead launch is known at once by pid, start time and boot. On another host it is
-    dead once its beat has not changed for a minute of our own clock; clocks are never compared.
+    Args:
+        locks: The sweep's folder of locks.
+        sleep: How to wait.
+        tell: Hears that up to a minute is waited.
 
     Raises:
         SweepLockedError: A living launch holds it, or another one was quicker just now.
     """
     locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     epoch = newest_epoch(locks)
-    if epoch and not (locks / f"{epoch:06d}.released").exists():
-        holder = Holder(**json.loads((locks / f"{epoch:06d}.json").read_text()))
-        _refuse_if_alive(locks, epoch, holder, sleep)
+    if epoch and is_running(locks, epoch, sleep=sleep, tell=tell):
+        raise SweepLockedError(f"{describe(locks, epoch)} holds this sweep")
     mine = locks / f"{epoch + 1:06d}.json"
     body = json.dumps(asdict(Holder.here()))
     try:
@@ -153,21 +200,77 @@ def take(locks: Path, *, sleep: Callable[[float], None] = time.sleep) -> Lock:
     return Lock(locks, epoch + 1)
 
 
-def _refuse_if_alive(
-    locks: Path, epoch: int, holder: Holder, sleep: Callable[[float], None]
-) -> None:
-    message = (
-        f"launch {epoch} holds this sweep: pid {holder.pid} on {holder.host}, since {holder.since}"
+def read_holder(locks: Path, epoch: int) -> Holder | None:
+    """Who made an epoch; None where its file is damaged."""
+    try:
+        return Holder(**json.loads((locks / f"{epoch:06d}.json").read_bytes()))
+    except (ValueError, TypeError):
+        return None
+
+
+def is_released(locks: Path, epoch: int) -> bool:
+    """Whether the launch of an epoch came to an orderly end."""
+    return _released(locks, epoch).exists()
+
+
+def is_running(
+    locks: Path,
+    epoch: int,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    tell: Callable[[str], None] = lambda _: None,
+) -> bool:
+    """Whether the launch of an epoch lives.
+
+    On this host that is known at once by pid, start and boot. On another host, or where the lock's
+    file cannot be read, it lives if its beat changes within a minute of our own clock; clocks are
+    never compared.
+
+    Args:
+        locks: The sweep's folder of locks.
+        epoch: Of the launch.
+        sleep: How to wait.
+        tell: Hears that up to a minute is waited.
+    """
+    if is_released(locks, epoch):
+        return False
+    holder = read_holder(locks, epoch)
+    if holder is not None and holder.is_here:
+        return holder.is_alive_here()
+    tell(
+        f"{describe(locks, epoch)}: waiting up to {SILENCE_SECONDS:.0f} seconds for a sign that it "
+        "still lives"
     )
-    if holder.host == socket.gethostname():
-        if holder.is_alive_here():
-            raise SweepLockedError(message)
-        return
-    beat = locks / f"{epoch:06d}.beat"
-    before = beat.read_bytes() if beat.exists() else b""
+    before = _content(_beat(locks, epoch))
     waited = 0.0
     while waited < SILENCE_SECONDS:
         sleep(BEAT_SECONDS)
         waited += BEAT_SECONDS
-        if (beat.read_bytes() if beat.exists() else b"") != before:
-            raise SweepLockedError(message)
+        if is_released(locks, epoch):
+            return False
+        if _content(_beat(locks, epoch)) != before:
+            return True
+    return False
+
+
+def describe(locks: Path, epoch: int) -> str:
+    """A launch, for messages."""
+    holder = read_holder(locks, epoch)
+    if holder is None:
+        return f"launch {epoch} (the file of its lock is damaged)"
+    return f"launch {epoch} (pid {holder.pid} on {holder.host}, since {holder.since})"
+
+
+def _beat(locks: Path, epoch: int) -> Path:
+    return locks / f"{epoch:06d}.beat"
+
+
+def _released(locks: Path, epoch: int) -> Path:
+    return locks / f"{epoch:06d}.released"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -1,18 +1,20 @@
 """A grid becomes planned work: points, the content they read, ids, and what depends on what."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..results.schema import PlanRow
 from ..search_spaces.errors import DataError, Problem
 from ..search_spaces.expansion import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
+from ..search_spaces.grid import Resources
 from ..search_spaces.ids import Identifier, TrialIds
 from ..search_spaces.knowledge import hides_tokens, term_label
 from ..search_spaces.resolution import Feature, resolve_term
+from ..search_spaces.resources import Request
 from ..search_spaces.sizes import trial_sizes
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.texts import Unlabelled
@@ -139,10 +141,13 @@ class ContentFacts:
 def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
     """Everything planned: teachers, stages that several trials begin with, trials, skipped points.
 
-    A lane that does it in this order rarely changes its teacher or task.
+    A lane that does it in this order rarely changes its teacher or task, and an actor is rarely
+    replaced because the next trial asks for other resources. What others wait for is as urgent as
+    the most urgent of them.
     """
     teachers: dict[str, PlanRow] = {}
     trials: dict[str, PlanRow] = {}
+    asked: dict[str, Request | None] = {}
     begun = Begun()
     identify = Identifier().identify
     for planned in plan.trials:
@@ -151,19 +156,44 @@ def plan_rows(plan: Plan, content: Content) -> tuple[PlanRow, ...]:
         ids = identify(planned.trial, digests)
         if ids.trial not in trials:
             trials[ids.trial] = _work_row("trial", planned, digests, ids=ids)
+            asked[ids.trial] = planned.resources
             begun.add(ids.trial, planned, digests)
     place = {row.id: n for n, row in enumerate(teachers.values())}
+    request = {each: n for n, each in enumerate(dict.fromkeys(asked.values()))}
     ordered = sorted(
         (_after(row, begun.before(str(row.id))) for row in trials.values()),
-        key=lambda row: place[row.depends_on[0]],
+        key=lambda row: (place[row.depends_on[0]], request[asked[str(row.id)]]),
     )
-    return (*teachers.values(), *begun.rows(), *ordered, *map(_skipped_row, plan.skipped))
+    work = _urgent_as_dependents((*teachers.values(), *begun.rows(), *ordered))
+    return (*work, *map(_skipped_row, plan.skipped))
+
+
+def _urgent_as_dependents(rows: Sequence[PlanRow]) -> list[PlanRow]:
+    """Rows in an order in which each stands behind what it depends on, with that one's priority."""
+    priority = {row.id: row.priority for row in rows if row.what == "trial"}
+    for row in reversed(rows):
+        for needed in row.depends_on:
+            priority[needed] = min(priority[row.id], priority.get(needed, priority[row.id]))
+    return [
+        row if row.priority == priority[row.id] else replace(row, priority=priority[row.id])
+        for row in rows
+    ]
+
+
+class Trained(NamedTuple):
+    """What a piece of work trains itself, of what may have begun elsewhere."""
+
+    id: str
+    planned: PlannedTrial
+    digests: Digests
+    stages: slice
 
 
 class Begun:
     """The first stages of a plan's trials, and which of them several trials share."""
 
     def __init__(self) -> None:
+        self._trials: dict[str, tuple[PlannedTrial, Digests]] = {}
         self._first: dict[str, tuple[PlannedTrial, Digests]] = {}
         """By a stage's id: the first trial that begins so."""
         self._begins: dict[str, tuple[str, ...]] = {}
@@ -174,6 +204,7 @@ class Begun:
         """Count the stages with which a trial begins; a trial counts once."""
         if id in self._begins:
             return
+        self._trials[id] = planned, digests
         trial = planned.trial
         numbers = range(1, len(trial.stages))
         stages = tuple([stage_id(trial, digests, num_stages=number) for number in numbers])
@@ -192,13 +223,43 @@ class Begun:
 
         One that only leads to a longer one is no row of its own: nobody else goes on from it.
         """
-        trials = [id for id in self._begins if id not in self._first]
-        shared = dict.fromkeys(before for id in trials if (before := self.before(id)))
-        for id in sorted(shared, key=lambda id: len(self._begins[id])):
-            planned, digests = self._first[id]
-            row = _stage_row(id, planned, digests, num_stages=len(self._begins[id]) + 1)
-            shorter = [each for each in self._begins[id] if each in shared]
-            yield _after(row, shorter[-1] if shorter else None)
+        for id, planned, digests, stages in self.shared():
+            row = _stage_row(id, planned, digests, num_stages=stages.stop)
+            shorter = self._begins[id][stages.start - 1] if stages.start else None
+            yield _after(row, shorter)
+
+    def shared(self) -> list[Trained]:
+        """What several trials begin with and is trained once, shorter beginnings first."""
+        ids = dict.fromkeys(before for id in self._trials if (before := self.before(id)))
+        found = []
+        for id in sorted(ids, key=lambda id: len(self._begins[id])):
+            shorter = [n for n, each in enumerate(self._begins[id], start=1) if each in ids]
+            stages = slice(shorter[-1] if shorter else 0, len(self._begins[id]) + 1)
+            found.append(Trained(id, *self._first[id], stages))
+        return found
+
+    def trials(self) -> Iterator[Trained]:
+        """Every trial, with the stages that no shared beginning has."""
+        for id, (planned, digests) in self._trials.items():
+            before = self.before(id)
+            begin = self._begins[id].index(before) + 1 if before else 0
+            yield Trained(id, planned, digests, slice(begin, len(planned.trial.stages)))
+
+
+def identify_trials(plan: Plan, content: Content, begun: Begun) -> tuple[str, ...]:
+    """The id of every trial of a plan; `begun` learns how they begin.
+
+    Raises:
+        DataError: The rows are wrong, or out of reach.
+        TeacherError: The teacher is unknown or does not fit.
+    """
+    identify = Identifier().identify
+    found = []
+    for planned in plan.trials:
+        digests = content.of_trial(planned.trial)
+        found.append(identify(planned.trial, digests).trial)
+        begun.add(found[-1], planned, digests)
+    return tuple(found)
 
 
 def _after(row: PlanRow, stage: str | None) -> PlanRow:
@@ -243,6 +304,20 @@ def config_of(row: PlanRow) -> Config:
     return Config.model_validate_json(str(row.config_json))
 
 
+def request_of(row: PlanRow, resources: Resources) -> Request:
+    """What a piece of work asks of its host."""
+    return config_of(row).resources or resources.common
+
+
+def requests_of(rows: Iterable[PlanRow], resources: Resources) -> frozenset[Request]:
+    """Every request that a plan makes."""
+    planned = [row for row in rows if row.what != "skipped"]
+    # Most rows say nothing of their own, and reading ten thousand of them takes a second.
+    own = [row for row in planned if '"resources":null' not in str(row.config_json)]
+    common = {resources.common} if len(own) < len(planned) else set()
+    return frozenset(common | {request_of(row, resources) for row in own})
+
+
 def _teacher_row(trial: Trial, digests: Digests) -> PlanRow:
     config = Config(
         task=trial.task,
@@ -273,7 +348,8 @@ def _stage_row(id: str, planned: PlannedTrial, digests: Digests, *, num_stages: 
         "seed": trial.seed,
     }
     ids = TrialIds(trial=id, group=id)
-    return _work_row("stage", PlannedTrial(trial, axes), digests._replace(texts=texts), ids=ids)
+    first = PlannedTrial(trial, axes, planned.resources)
+    return _work_row("stage", first, digests._replace(texts=texts), ids=ids)
 
 
 def _work_row(
@@ -287,6 +363,7 @@ def _work_row(
         task_digest=digests.task,
         teacher_digest=digests.teacher,
         text_digests=digests.texts,
+        resources=planned.resources,
     )
     return PlanRow(
         what=what,
@@ -297,6 +374,7 @@ def _work_row(
         labels=labels_of(trial),
         depends_on=(digests.teacher[:16],),
         reason=None,
+        priority=planned.priority,
     )
 
 

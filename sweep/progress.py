@@ -12,11 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results.fingerprint import cause
+from ..results.status import work_left
 from .agenda import Agenda
-from .words import clock, count
+from .words import clock, count, printable
 from .work import Outcome, Work
 
 QUIET_SECONDS = 30.0
+
+
+_UNPROPOSED = "unproposed"
+"""Stands for a trial that a search may still propose."""
 
 
 class Progress:
@@ -30,6 +35,7 @@ class Progress:
         done_before: int,
         names: Mapping[str, str],
         others: Mapping[str, str],
+        flops: Mapping[str, float | None],
         unproposed: Callable[[], int] = int,
         quiet: bool = False,
     ) -> None:
@@ -41,6 +47,7 @@ class Progress:
             done_before: Trials that an earlier launch completed or stopped.
             names: How each piece of work is called.
             others: What of it is no trial, and what it is; it is told apart and not counted.
+            flops: Operations of each piece of work.
             unproposed: How many trials a search may still propose.
             quiet: Show nothing at all but failures.
         """
@@ -49,13 +56,14 @@ class Progress:
         self._done_before = done_before
         self._names = names
         self._others = others
+        self._flops = flops
         self._unproposed = unproposed
         self._quiet = quiet
         self._started = time.monotonic()
         self._last_line = self._started
         self._trials_since = self._started
         """When the last work of another kind was done: it says nothing of a trial's pace."""
-        self._trials_ended = 0
+        self._trials_ended: list[str] = []
         self._ended: Counter[str] = Counter()
         self._best: tuple[float, str] | None = None
         self._live = (
@@ -83,7 +91,7 @@ class Progress:
         if work.what == "trial" and outcome.status == "completed" and isinstance(score, float):
             self._best = max(self._best or (score, name), (score, name))
         if work.what == "trial":
-            self._trials_ended += 1
+            self._trials_ended.append(work.id)
         elif outcome.status == "completed":
             self._trials_since = time.monotonic()
             if work.what == "teacher" and not self._quiet:
@@ -110,7 +118,7 @@ class Progress:
         self._tell(message)
 
     def _tell(self, message: str, style: str = "") -> None:
-        self._console.print(Text(message, style=style), highlight=False)
+        self._console.print(Text(printable(message), style=style), highlight=False)
 
     def _trials(self, ids: Iterable[str]) -> list[str]:
         return [id for id in ids if id not in self._others]
@@ -148,17 +156,20 @@ class Progress:
             parts.append(f"about {clock(left)} left")
         if self._best is not None:
             parts.append(f"best on select {self._best[0]:.4f} ({self._best[1]})")
-        return ", ".join(parts)
+        return printable(", ".join(parts))
 
     def _seconds_left(self) -> float | None:
         if not self._trials_ended or self._agenda.is_draining:
             return None
         agenda = self._agenda
-        waiting = len(self._trials(agenda.ids)) - len(self._trials(agenda.settled))
-        waiting += self._unproposed()
+        settled = agenda.settled
+        waiting = [id for id in self._trials(agenda.ids) if id not in settled]
+        # Of these nobody knows the operations, so work is counted by number then.
+        waiting += [_UNPROPOSED] * self._unproposed()
         if not waiting:
             return None
-        return waiting * (time.monotonic() - self._trials_since) / self._trials_ended
+        elapsed = time.monotonic() - self._trials_since
+        return elapsed * work_left(self._trials_ended, waiting, self._flops)
 
     def _block(self) -> Group:
         agenda = self._agenda
@@ -167,5 +178,8 @@ class Progress:
             ProgressBar(total=max(1, self._total), completed=self._done, width=30),
             Text(self._line()),
         )
-        running = [Text(f"  running {id}  {self._names[id]}", style="dim") for id in agenda.running]
+        running = [
+            Text(printable(f"  running {id}  {self._names[id]}"), style="dim")
+            for id in agenda.running
+        ]
         return Group(bar, *running[:8])

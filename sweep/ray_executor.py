@@ -15,18 +15,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-from ..search_spaces.errors import InputError, Problem
-from ..search_spaces.grid import Resources
 from .agenda import Agenda
 from .errors import ClusterLostError, ClusterUnreachableError
 from .executors import Hear, MakeWork, Settle, wait_until_due
 from .failures import LAST_LINES, describe_exit
+from .inherited import ensure_token, for_ray
 from .work import Outcome, Work, fail
 
 WAVE = 1000
@@ -48,8 +47,9 @@ TOKEN = "KDSWEEP_DRIVER"
 class RayExecutor:
     """Runs an agenda on a Ray cluster: a local one of its own unless an address is given."""
 
-    resources: Resources
     address: str
+    is_open: bool
+    """Whether the cluster is known to ask for no token."""
     max_concurrent: int | None
     lane: str
     """The module that trains."""
@@ -61,17 +61,20 @@ class RayExecutor:
         """Return once the agenda is over, driver after driver.
 
         Raises:
-            InputError: The cluster can never meet what a trial asks for.
             ClusterUnreachableError: No Ray cluster answers, or none can be started.
             ClusterLostError: It does not answer any more, or its drivers die again and again.
         """
         deaths: deque[float] = deque(maxlen=MOST_DEATHS)
         was_up = False
+        is_local = self.address == "local"
+        if is_local:
+            ensure_token(os.environ, Path.home())
+        environment = for_ray(os.environ, is_local=is_local, is_open=self.is_open)
         while wait_until_due(agenda):
-            with Driver(self.lane, self.log) as driver:
+            with Driver(self.lane, self.log, environment) as driver:
                 served = _Served(driver, agenda, make_work, settle, hear)
                 try:
-                    why = served.run(self.resources, self.address, self.max_concurrent)
+                    why = served.run(self.address, self.max_concurrent)
                 except ClusterUnreachableError as error:
                     if was_up:
                         raise ClusterLostError(str(error)) from error
@@ -103,33 +106,27 @@ class _Served:
     _given: dict[str, Work] = field(default_factory=dict)
     _in_wave: int = 0
 
-    def run(self, resources: Resources, address: str, max_concurrent: int | None) -> str | None:
+    def run(self, address: str, max_concurrent: int | None) -> str | None:
         """Serve until the agenda is over, or else return how the driver died.
 
         Raises:
-            InputError: The cluster can never meet what a trial asks for.
             ClusterUnreachableError: No Ray cluster answers.
         """
-        self.driver.send(
-            {
-                "resources": resources.model_dump(mode="json"),
-                "address": address,
-                "max_concurrent": max_concurrent,
-            }
-        )
+        self.driver.send({"address": address, "max_concurrent": max_concurrent})
         for message in self.driver.messages():
             match message:
                 case {"up": _}:
                     self.is_up = True
                 case {"unreachable": why}:
                     raise ClusterUnreachableError(why)
-                case {"refused": problems}:
-                    raise InputError([Problem(**problem) for problem in problems])
                 case {"wants": trial}:
                     self.driver.send(self._next(trial))
                 case {"heard": trial, "messages": messages}:
                     for said in messages:
                         self.hear(self._given[trial], said)
+                case {"ended": trial, "refused": str(why)}:
+                    work = self._given.pop(trial)
+                    self.settle(work, fail(work, "environment", why))
                 case {"ended": trial, "outcome": outcome}:
                     self._end(self._given.pop(trial), outcome)
                 case {"wave": "over"}:
@@ -173,12 +170,13 @@ class _Served:
 class Driver:
     """The process that speaks with Ray, and all that it starts on this host."""
 
-    def __init__(self, lane: str, log: Path) -> None:
+    def __init__(self, lane: str, log: Path, environment: Mapping[str, str]) -> None:
         """Start it.
 
         Args:
             lane: The module that trains.
             log: Where it says what it has to say.
+            environment: Its variables.
         """
         self._log = log
         self._token = secrets.token_hex(16)
@@ -193,7 +191,7 @@ class Driver:
                 pass_fds=(heard, said),
                 # A Ctrl-C in the terminal is for the launch alone.
                 start_new_session=True,
-                env=os.environ | {TOKEN: self._token},
+                env={**environment, TOKEN: self._token},
             )
         os.close(heard)
         os.close(said)
@@ -259,8 +257,3 @@ def _carrying(token: str) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             if process.environ().get(TOKEN) == token and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
-
-
-def as_refusal(error: InputError) -> dict[str, Any]:
-    """What a driver says of input that a person can mend."""
-    return {"refused": [asdict(problem) for problem in error.problems]}

@@ -62,9 +62,9 @@ class Referee:
 
     def _trial(self, id: str) -> PlannedTrial:
         row = self._planned[id]
-        trial = config_of(row).trial
-        assert trial is not None, "only trials stand at rungs"
-        return PlannedTrial(trial, row.axes)
+        config = config_of(row)
+        assert config.trial is not None, "only trials stand at rungs"
+        return PlannedTrial(config.trial, row.axes, config.resources)
 
 
 class Brackets:

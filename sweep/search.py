@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..results.proposals import (
@@ -36,8 +36,9 @@ from ..search_spaces.space import (
     recorded,
 )
 from ..search_spaces.trial import digest
+from .estimate import PlannedWork, planned_work
 from .failpoints import failpoint
-from .planning import Content, ContentFacts, plan_rows
+from .planning import Begun, Content, ContentFacts, config_of, identify_trials, plan_rows
 from .sampling import Chosen, Past, choose
 from .work import Scalar
 
@@ -110,6 +111,16 @@ class Searching:
         """The studies for `sweep.json`."""
         metrics = tuple(column(metric) for metric in metrics_of(self._search))
         return [Study(each.id, each.arm, self._search.trials, metrics) for each in self._studies]
+
+    @property
+    def trials(self) -> dict[str, PlannedTrial]:
+        """What is proposed already, by id."""
+        configs = [(row, config_of(row)) for row in self.rows if row.what == "trial"]
+        return {
+            str(row.id): PlannedTrial(config.trial, row.axes, config.resources)
+            for row, config in configs
+            if config.trial is not None
+        }
 
     @property
     def slots_left(self) -> int:
@@ -338,3 +349,63 @@ def record_studies(sweep: Store, search: Searching | None) -> None:
     told = sweep.read_sweep()
     if told.get("studies", []) != studies:
         sweep.write_sweep(told | {"studies": studies})
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What a search would propose."""
+
+    method: str
+    trials: int
+    """Of each study."""
+    studies: int
+    per: tuple[str, ...]
+    seeds: int
+    """With which a point is trained, at most."""
+    points: int | None
+    """Of the space, seeds and what rules change apart; None: a range has no end of them."""
+    left: int
+    """Trials that a launch would train at most."""
+
+    @property
+    def most_trials(self) -> int:
+        """Trials of all slots at most, equal ones counted each time."""
+        return self.trials * self.studies * self.seeds
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "per": list(self.per), "most_trials": self.most_trials}
+
+
+def slots_of(grid: Grid, search: Proposing, proposed: Searching | None, *, num_done: int) -> Slots:
+    """What a search would still propose; `proposed` is None where nobody can read the store."""
+    spaces = [Space(grid, arm) for arm in arms(grid, search)]
+    seeds = max(space.most_seeds for space in spaces)
+    slots_left = search.trials * len(spaces) if proposed is None else proposed.slots_left
+    num_proposed = 0 if proposed is None else len(proposed.trials)
+    return Slots(
+        method=search.method,
+        trials=search.trials,
+        studies=len(spaces),
+        per=search.per,
+        seeds=seeds,
+        points=Space(grid, {}).num_points,
+        left=num_proposed - num_done + slots_left * seeds,
+    )
+
+
+def search_work(search: Searching, plan: Plan, content: Content) -> list[PlannedWork]:
+    """What is proposed, and for slots that are left as many trials of those it may meet.
+
+    Args:
+        search: As the store has it.
+        plan: What it may meet.
+        content: What the grid reads.
+    """
+    facts = ContentFacts(content)
+    proposed = _plan(trials=list(search.trials.values()))
+    begun = Begun()
+    identify_trials(proposed, content, begun)
+    work = planned_work(proposed, begun, facts)
+    met = planned_work(plan, None, facts)
+    return [*work, *itertools.islice(itertools.cycle(met), search.trials_left)]

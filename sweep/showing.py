@@ -16,13 +16,15 @@ from rich.text import Text
 from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
 from .fitting import Cells, print_cells
-from .words import clock, count, named, where_ids_are
+from .redaction import redact
+from .words import clock, count, named, printable, where_ids_are
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..results.questions import Results
     from ..results.status import Summary
+    from .doctor import Diagnosis
     from .launching import Ended
 
 LEADERS = 10
@@ -130,7 +132,8 @@ def print_frame(
             ]
             _write(console, json.dumps({"schema_version": 1, "rows": rows}, indent=2))
         case Form.CSV:
-            _write(console, flat.map(_guard).to_csv(index=False).rstrip("\n"))
+            safe = flat.map(_guard).rename(columns=_guard)
+            _write(console, safe.to_csv(index=False).rstrip("\n"))
         case Form.LATEX:
             _write(console, flat.to_latex(index=False, na_rep="", float_format="%.4g", escape=True))
         case Form.TABLE:
@@ -180,10 +183,13 @@ def print_ended(ended: "Ended", *, data: Console, notes: Console) -> None:
         case "unwritable":
             notes.print(f"cannot be written: {ended.why}", highlight=False, markup=False)
             notes.print("what was completed is safe; make room or mend the disk", highlight=False)
+        case "budget":
+            mend = "to go on, raise it in the grid and launch the grid again"
+            notes.print(f"{ended.why} is used up; {mend}", highlight=False, markup=False)
         case _:
             pass
-    if ended.asked is not None or ended.failed:
-        notes.print(f"go on with: kdsweep resume {folder}", highlight=False)
+    if ended.asked not in (None, "budget") or ended.failed:
+        notes.print(f"go on with: {ended.resume}", highlight=False)
     if ended.failed:
         notes.print(f"what failed: kdsweep results {folder} failures", highlight=False)
     if ended.completed:
@@ -289,7 +295,7 @@ def print_resolved(resolved: Mapping[str, Any], console: Console) -> None:
     # A teacher that knows its task already was trained by no terms.
     names = tuple(dict.fromkeys(key for term in resolved["terms"] for key in term))
     rows = tuple(
-        tuple(_printable(_short(term.get(name))) for name in names) for term in resolved["terms"]
+        tuple(printable(_short(term.get(name))) for name in names) for term in resolved["terms"]
     )
     if rows:
         print_cells(Cells(names, rows), console, title="Terms")
@@ -303,10 +309,32 @@ def print_logs(folder: Path, word: str, *, console: Console, notes: Console) -> 
     logs = [log for id in ids for log in sorted((folder / "work" / id).glob("*/log.txt"))]
     for log in logs:
         console.print(f"== {log.parent.parent.name}, attempt {log.parent.name}", highlight=False)
-        _write(console, _printable(log.read_text(errors="replace")))
+        _write(console, printable(redact(log.read_text(errors="replace"))))
     if not logs:
         notes.print(f"{', '.join(ids)}: nothing has been logged yet", highlight=False)
     return bool(logs)
+
+
+def print_diagnosis(folder: Path, told: "Diagnosis", *, as_json: bool, console: Console) -> None:
+    """What is wrong with a store, what was mended, and what harms nothing."""
+    if as_json:
+        body = {
+            "schema_version": 1,
+            "found": [finding._asdict() for finding in told.found],
+            "mended": [finding._asdict() for finding in told.mended],
+            "strangers": list(told.strangers),
+        }
+        _write(console, json.dumps(body, indent=2))
+        return
+    for finding in told.mended:
+        _write(console, printable(f"mended: {finding.path}: {finding.reason} ({finding.mend})"))
+    for finding in told.found:
+        mend = f" (--repair: {finding.mend})" if finding.mend else ""
+        _write(console, printable(f"{finding.path}: {finding.reason}{mend}"))
+    for name in told.strangers:
+        _write(console, printable(f"{name}: no sweep wrote it; it is left alone"))
+    wrong = count(len(told.found), "finding")
+    _write(console, f"{folder}: {wrong}" if told.found else f"{folder}: sound")
 
 
 def _load(folder: Path) -> "Results":
@@ -340,10 +368,9 @@ def _print_notes(found: "Results", frame: "pd.DataFrame", *, console: Console) -
 
 def _cells(frame: "pd.DataFrame") -> Cells:
     return Cells(
-        tuple(_printable(str(name)) for name in frame.columns),
+        tuple(printable(str(name)) for name in frame.columns),
         tuple(
-            tuple(_printable(_cell(value)) for value in row)
-            for row in frame.itertuples(index=False)
+            tuple(printable(_cell(value)) for value in row) for row in frame.itertuples(index=False)
         ),
         frozenset(str(name) for name in frame.columns if frame[name].dtype.kind in "if"),
     )
@@ -362,6 +389,9 @@ def _status_text(told: "Summary") -> Text:
             lines[what] = ", ".join(shown)
     if told.running:
         lines["running now"] = " ".join(told.running)
+    if told.num_waiting:
+        first = clock(told.seconds_until_retry or 0.0)
+        lines["waiting"] = f"{told.num_waiting} to be tried again, the first in {first}"
     if told.trials_per_hour is not None:
         lines["trials an hour"] = _rate(told.trials_per_hour)
     if told.seconds_left:
@@ -380,7 +410,7 @@ def _pairs(title: str, items: Iterable[tuple[Any, Any]]) -> Text:
     told = [(str(key), _cell(value)) for key, value in items if key not in ("error", "versions")]
     width = max((len(key) for key, _ in told), default=0)
     lines = [f"  {key:<{width}}  {value}".rstrip() for key, value in told]
-    return Text.assemble((_printable(title), "bold"), _printable("\n".join(["", *lines])))
+    return Text.assemble((printable(title), "bold"), printable("\n".join(["", *lines])))
 
 
 def _exact(value: Any) -> str | int | float | bool | None:  # noqa: ANN401  (any cell)
@@ -418,16 +448,13 @@ def _short(value: object) -> str:
 
 def _plain(text: str) -> Text:
     """Text of a trial's own is never markup and never a terminal's control sequence."""
-    return Text(_printable(text))
-
-
-def _printable(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+    return Text(printable(text))
 
 
 def _guard(cell: object) -> object:
-    """A spreadsheet would run a cell that begins like a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+    """A spreadsheet would run a cell that begins like a formula, after blanks too."""
+    is_formula = isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{cell}" if is_formula else cell
 
 
 def _write(console: Console, text: str) -> None:

@@ -158,7 +158,7 @@ def _beat(lock: Lock, is_over: threading.Event) -> None:
     beats = 0
     while True:
         try:
-            lock.beat(beats, [])
+            lock.beat(beats, [], used={})
         except OSError:
             log.exception("a beat is missing")
         beats += 1

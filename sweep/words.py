@@ -13,11 +13,28 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def printable(text: str) -> str:
+    """A text from a trial or a stranger without what would command a terminal."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
 def clock(seconds: float) -> str:
     """`2:05`, `1:02:05`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def size(number: float) -> str:
+    """Bytes as `0.36 GB`, `12 MB`, `116 TB`."""
+    unit, scale = next(
+        ((unit, scale) for unit, scale in _UNITS if number >= scale / 10), ("MB", 1e6)
+    )
+    value = number / scale
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"
+
+
+_UNITS = (("TB", 1e12), ("GB", 1e9))
 
 
 def where_ids_are(folder: Path) -> str:

@@ -22,6 +22,7 @@ from ..results.history import HistoryWriter
 from ..results.schema import Attempt, AttemptStatus
 from ..results.store import Store
 from ..search_spaces.resolution import Feature
+from ..search_spaces.resources import Request
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
 from .decisions import wait_for_decision
@@ -29,6 +30,7 @@ from .errors import StaleEpochError
 from .failpoints import failpoint
 from .failures import Evidence, FailureClass, failure_of, is_unwritable
 from .lock import check_epoch
+from .redaction import RedactingFormatter, redact
 
 if TYPE_CHECKING:
     from ..trainers.assets import Assets
@@ -70,6 +72,8 @@ class Config(Frozen):
     task_digest: str
     teacher_digest: str
     text_digests: tuple[str, ...] = ()
+    resources: Request | None = None
+    """What a rule of the grid gives this trial; None: what the grid says of all."""
 
     @property
     def digests(self) -> Digests:
@@ -89,9 +93,9 @@ class Work(Frozen):
     config_json: str
     pinned: Pinned
     reads: tuple[Feature, ...]
+    resources: Request
     timeout_seconds: float
     stall_seconds: float
-    memory_gb: float
     checkpoint_seconds: float
     keep_students: bool
     keep_predictions: Literal["last", "best", "none"]
@@ -148,12 +152,17 @@ class Keeper:
         from transformers.utils.logging import disable_progress_bar
 
         from ..trainers.assets import Assets
+        from ..trainers.gpu_share import keep_to_share
+        from ..trainers.settings import check_host
         from ..trainers.tokens import cache_folder
 
         if self._assets is None:
+            settings = settings_of(work)
+            check_host(settings)
+            keep_to_share(settings)
             # Bars of libraries would be drawn into the display, or into a log.
             disable_progress_bar()
-            self._assets = Assets(settings_of(work), cache_folder())
+            self._assets = Assets(settings, cache_folder())
         self._assets.hint = frozenset(work.reads)
         return self._assets
 
@@ -198,6 +207,7 @@ def settings_of(work: Work) -> "Settings":
     return Settings(
         threads=work.threads,
         device=work.pinned.device,
+        gpu_share=work.resources.gpus or 1.0,
         precision=work.pinned.precision,
         features_gb=work.pinned.features_gb,
         checkpoint_seconds=work.checkpoint_seconds,
@@ -449,6 +459,7 @@ def fail(
     evidence: Evidence = MappingProxyType({}),
 ) -> Outcome:
     """Commit a failure, from the lane itself or for a lane that can no longer speak."""
+    error = redact(error)
     attempted = attempted or Attempted(datetime.now(UTC))
     attempted.values |= {"failure/step": attempted.step, **evidence}
     try:
@@ -531,7 +542,7 @@ def _names(folder: Path) -> set[str]:
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield

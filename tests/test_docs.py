@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdsweep.search_spaces import ShippedFacts, expand, load_grid
+from kdsweep.search_spaces import ShippedFacts, expand, load_grid, read_grid
 from kdsweep.search_spaces.embedded import embedded_data_file, embedded_model_folder
 from kdsweep.search_spaces.knowledge import TERM_CLASSES, kind_of
 from kdsweep.search_spaces.search import GridSearch
@@ -108,6 +108,18 @@ def test_the_search_in_the_documents_is_the_example_and_has_points() -> None:
     assert len(survey(grid, ShippedFacts()).trials) == 2**4 + 2**5 + 2**7
 
 
+def test_the_resources_in_the_documents_can_be_read() -> None:
+    [shown] = re.findall(
+        r"```yaml\n(resources:.*?)```", (ROOT / "docs" / "clusters.md").read_text(), re.DOTALL
+    )
+    text = re.sub("^resources: .*\n", shown, QUICKSTART.read_text(), flags=re.MULTILINE)
+    grid = read_grid(text, file="clusters.md", base=ROOT)
+    assert (grid.resources.cpus, grid.resources.gpus) == (2, 0.25)
+    assert [dict(rule.changes) for rule in grid.resources.when] == [
+        {"gpus": 0.5, "memory_gb": 8, "timeout_minutes": 240}
+    ]
+
+
 def test_every_command_is_in_the_readme_and_every_one_there_exists(tmp_path: Path) -> None:
     listed = re.findall(r"^  ([a-z]+) ", kdsweep("--help", folder=tmp_path).stdout, re.MULTILINE)
     named = set(re.findall(r"`kdsweep ([a-z]+)", README))
@@ -143,6 +155,7 @@ def test_each_of_the_twenty_checks_names_tests_that_are_there() -> None:
         "docs/early_stopping.md",
         "docs/search.md",
         "docs/checks.md",
+        "docs/clusters.md",
         "docs/adding_a_kind.md",
     ],
 )

@@ -1,9 +1,12 @@
 """How a host runs trials: what is part of no trial's id, and the same for all of a sweep."""
 
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from ..search_spaces.errors import InputError, Problem
 
 Precision = Literal["fp32", "bf16"]
 
@@ -16,6 +19,8 @@ class Settings:
     """Of the arithmetic on the CPU."""
     device: str = "cpu"
     """A torch device."""
+    gpu_share: float = 1.0
+    """How much of the GPU's memory this process may take, its own context counted."""
     precision: Precision = "fp32"
     """What a trial's `precision: auto` becomes."""
     features_gb: float = 1.0
@@ -51,3 +56,22 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     found = re.search(r"^flags\s*:(.*)$", told, re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
+
+
+def check_host(settings: Settings) -> None:
+    """Refuse a host on which what is pinned would mean something else, or nothing.
+
+    Raises:
+        InputError: It has no such device, or multiplies in another precision.
+    """
+    import torch
+
+    is_gpu = torch.device(settings.device).type == "cuda"
+    if is_gpu and not torch.cuda.is_available():
+        what, mend = "trials ask for a GPU, and torch finds none here", "Mend its driver or torch."
+    elif settings.precision == "bf16" and fast_precision(settings.device) == "fp32":
+        what = "this sweep is pinned to bf16, and this host does not multiply it: sums would differ"
+        mend = "Keep this host out of the cluster, or launch into another folder."
+    else:
+        return
+    raise InputError([Problem(f"host {socket.gethostname()}", what, mend)])

@@ -1,7 +1,12 @@
 """Questions about completed trials; every expected number is worked out by hand."""
 
+import json
 import math
+import os
+import socket
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ from kdsweep.results.columns import QuestionError, UnknownColumnError
 from kdsweep.results.failures import fingerprint
 from kdsweep.results.leaderboard import leaderboard, teacher_rows
 from kdsweep.results.schema import Attempt, PlanRow
-from kdsweep.results.status import summary
+from kdsweep.results.status import summary, work_left
 from kdsweep.results.store import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -393,6 +398,53 @@ def test_the_status_counts_and_estimates_from_the_newest_launch(store: Store) ->
     assert found.trials_per_hour == pytest.approx(40)
     assert found.seconds_left == pytest.approx(2 * 90)
     assert (found.name, found.running, found.damaged) == ("sweep", (), 0)
+
+
+def test_the_status_tells_what_a_living_launch_lets_wait(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    store.create({})
+    told = {
+        "count": 1,
+        "running": [],
+        "num_waiting": 2,
+        "seconds_until_retry": 3600.0,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    (store.locks_folder / "000001.json").write_text("{}")
+    beat = store.locks_folder / "000001.beat"
+    beat.write_text(json.dumps(told))
+    written = time.time() - 20.0
+    os.utime(beat, (written, written))
+    found = summary(store)
+    assert found.num_waiting == 2
+    assert found.seconds_until_retry is not None
+    # What has passed since the beat was written has been waited already.
+    assert 0 <= found.seconds_until_retry <= 3580.0
+    (store.locks_folder / "000001.released").touch()
+    assert (summary(store).num_waiting, summary(store).seconds_until_retry) == (0, None)
+
+
+def test_what_is_left_takes_as_much_longer_as_it_has_more_operations(store: Store) -> None:
+    rows = [planned(n, n, "soft", "last", 4.0, 0) for n in (10, 11, 12)]
+    sizes = zip(rows, (1e9, 3e9, 8e9), strict=True)
+    store.write_plan([replace(row, flops=flops) for row, flops in sizes], epoch=2)
+    for number, minute in ((10, 61), (11, 64)):
+        commit(
+            store,
+            identity(number),
+            epoch=2,
+            started=START + timedelta(minutes=60),
+            ended=START + timedelta(minutes=minute),
+        )
+    # 4e9 operations took four minutes, and 8e9 are left.
+    assert summary(store).seconds_left == pytest.approx(8 * 60)
+
+
+def test_where_operations_are_not_all_known_trials_count_alike() -> None:
+    assert work_left("ab", "cde", {}) == 1.5
+    assert work_left("ab", "cde", dict.fromkeys("abcd", 1e9)) == 1.5
+    assert work_left("ab", "cde", dict.fromkeys("abcd", 1e9) | {"e": 6e9}) == 4
 
 
 def test_the_status_of_a_new_sweep_knows_no_rate(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from kdsweep import results
 from kdsweep.results.predictions import read_predictions
 from kdsweep.results.reader import StoreNotFoundError, read_attempts, read_sweep
+from kdsweep.results.rows import plan_table
 from kdsweep.results.schema import Attempt, AttemptKey, NewerStoreError, PlanRow
 from kdsweep.results.source import RemoteSource
 from kdsweep.results.store import Store
+from kdsweep.results.tables import write_table
 
 ID = "0123456789abcdef"
 OTHER = "fedcba9876543210"
@@ -156,11 +158,19 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     rows = (
         plan_row(OTHER, what="teacher", axes={"knowledge": None, "seed": None}, depends_on=()),
-        plan_row(ID, axes={"knowledge": "a+b", "seed": 3}),
+        plan_row(ID, axes={"knowledge": "a+b", "seed": 3}, priority=3, flops=1e9),
         PlanRow("skipped", None, None, {"knowledge": "c", "seed": 0}, None, reason="no heads"),
     )
     store.write_plan(rows, epoch=1)
     assert store.read_plan() == rows
+
+
+def test_the_work_of_a_plan_without_priorities_is_equal(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    table = plan_table([plan_row(ID, priority=3, flops=1e9)]).drop_columns(["priority", "flops"])
+    stamps = {"part": "1", "parts": "1"}
+    write_table(table, store.folder / "plan" / "1-1.parquet", kind="plan", metadata=stamps)
+    assert store.read_plan() == (plan_row(ID),)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsweep.search_spaces import Digests, GridError, Plan, TaskFacts, expand, trial_id
+from kdsweep.search_spaces.expansion import PlannedTrial
 from kdsweep.search_spaces.knowledge import HiddenStates, SoftLogits, Term, term_label
 
 SHAPE = "shape: [{layers: 3, width: 384, heads: 12}]"
@@ -24,6 +25,10 @@ def axes(*lines: str, rest: str = "") -> str:
 
 def column(plan: Plan, name: str) -> list[object]:
     return [planned.axes[name] for planned in plan.trials]
+
+
+def first(planned: PlannedTrial) -> int:
+    return planned.priority
 
 
 def terms_of(plan: Plan, n: int = 0) -> dict[str, Term]:
@@ -226,6 +231,24 @@ def test_exclude_leaves_out_the_points_of_a_predicate(condition: str, left: list
     plan = plan_of(axes("matching: [uniform, last, {last_k: 2}]", rest=f"exclude: [{condition}]"))
     assert column(plan, "matching") == left
     assert plan.num_excluded == 3 - len(left)
+
+
+def test_an_earlier_condition_of_order_outweighs_all_later_ones_and_no_trial_changes() -> None:
+    lines = ["matching: [last, uniform]", "seed: [0, 1]"]
+    plan = plan_of(axes(*lines, rest="order: [{seed: 1}, {matching: last}]"))
+    assert [(p.axes["seed"], p.axes["matching"]) for p in sorted(plan.trials, key=first)] == [
+        (1, "last"),
+        (1, "uniform"),
+        (0, "last"),
+        (0, "uniform"),
+    ]
+    assert [p.trial for p in plan.trials] == [p.trial for p in plan_of(axes(*lines)).trials]
+
+
+def test_an_order_that_matches_no_point_is_a_warning() -> None:
+    plan = plan_of(axes("seed: [0, 1]", rest="order: [{seed: 7}]"))
+    assert [str(w.path) for w in plan.warnings] == ["order[0]"]
+    assert [p.priority for p in plan.trials] == [1, 1]
 
 
 def test_exclude_sees_the_values_that_when_gave() -> None:

@@ -99,10 +99,6 @@ def with_axis(line: str) -> str:
             "axes.initialisation[0]: initialisation `checkpoint` is not built yet",
         ),
         (
-            AXES + "budget: {hours: 3}\n",
-            "budget.hours: a budget of hours (`3`) is not built yet",
-        ),
-        (
             with_axis("task.name: [glue/stsb]"),
             "axes.task.name[0]: regression (`glue/stsb`) is not built yet",
         ),

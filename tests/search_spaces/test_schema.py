@@ -50,12 +50,16 @@ when:
   - {if: {shape.layers: {ge: 6}}, set: {training.epochs: 5}}
 exclude:
   - {initialisation: random, training.learning_rate: 1e-4}
+order:
+  - {seed: 0}
+  - {knowledge: hard_labels, shape.layers: {le: 3}}
 training: {epochs: 3, batch_size: 32, dropout: 0.1, weight_decay: 0.01, warmup: 0.06,
   precision: auto, evaluate: {times: 10}}
 search: {method: grid}
 early_stopping: {method: asha, metric: primary, grace: 0.2, reduction: 3,
   within: [task.name, knowledge]}
-resources: {cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60}
+resources: {cpus: 1, gpus: 0, memory_gb: 4, timeout_minutes: 60,
+  when: [{if: {shape.layers: {ge: 3}}, memory_gb: 8, timeout_minutes: 90}]}
 retries: 1
 keep: {students: best_per_group, predictions: last}
 budget: {hours: null, trials: null}
@@ -115,9 +119,14 @@ def test_good_grids_pass_schema_and_reader(text: str) -> None:
         ("training.learning_rate: [", "training.learning_rat: ["),
         ("{ge: 6}", "{gee: 6}"),
         ("retries: 1", "retries: -1"),
+        ("memory_gb: 8", "memory: 8"),
+        ("memory_gb: 8, timeout_minutes: 90", "cpus: 8"),
+        (", memory_gb: 8, timeout_minutes: 90", ""),
         ("predictions: last", "predictions: some"),
         ("method: grid", "method: tpe"),
-        ("hours: null", "hours: 3"),
+        ("hours: null", "hours: 0"),
+        ("trials: null", "trials: 1.5"),
+        ("- {seed: 0}", "- [seed, 0]"),
         ("metric: primary", "metric: train/loss"),
         ("reduction: 3", "reduction: 1"),
         ("seed: [0, 1, 2]", "seed: 0"),

@@ -178,6 +178,7 @@ def test_a_failed_item_waits_before_it_is_tried_again_and_others_run_meanwhile()
     agenda.settle("a", FAILED)
     assert agenda.num_waiting == 1
     assert agenda.waits_for("a") == 10.0
+    assert agenda.seconds_until_retry == 10.0
     assert agenda.take() == "b"
     assert agenda.take() is None
     agenda.settle("b", COMPLETED)
@@ -189,6 +190,7 @@ def test_a_failed_item_waits_before_it_is_tried_again_and_others_run_meanwhile()
     clock.now = 10.0
     assert agenda.seconds_until_due() == 0.0
     assert agenda.waits_for("a") is None
+    assert agenda.seconds_until_retry is None
     assert agenda.take() == "a"
     agenda.settle("a", FAILED)
     assert agenda.seconds_until_due() == 20.0

@@ -168,7 +168,8 @@ def test_a_lane_with_more_memory_of_its_own_than_it_asked_for_is_ended(
     work: Work, toy: Toy
 ) -> None:
     lane = toy("held = bytearray(300 << 20); tell(step=1); hang()")
-    lane.begin(work.model_copy(update={"memory_gb": 0.25}))
+    asked = work.resources.model_copy(update={"memory_gb": 0.25})
+    lane.begin(work.model_copy(update={"resources": asked}))
     outcome = finish(lane)
     assert outcome.failure_class == "out_of_memory"
     assert "`resources.memory_gb` is 0.25" in str(outcome.error)

@@ -7,6 +7,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
+import pytest
 
 from kdsweep import results
 
@@ -166,6 +167,20 @@ def test_a_teacher_that_knows_the_task_already_is_only_evaluated(
     )
     assert after == before
     assert set(results.load(store).trials["status"]) == {"completed"}
+
+
+def test_failed_only_also_runs_what_the_failure_blocked(
+    write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever trains first is the teacher.
+    monkeypatch.setenv("KDSWEEP_FAILPOINT", f"checkpoint=raise::{tmp_path / 'once'}")
+    store = tmp_path / "runs" / "tiny"
+    said = kdsweep("launch", write_grid(retries=0), "--executor", "serial", "--quiet")
+    assert said.returncode == 3, said.stderr
+    assert "1 failed, 4 blocked" in said.stderr
+    said = kdsweep("resume", store, "--failed-only", "--executor", "serial", "--quiet")
+    assert said.returncode == 0, said.stderr
+    assert "4 of 4 trials completed (4 now)" in said.stderr
 
 
 def test_a_refused_launch_leaves_the_sweep_as_it_was(

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from kdsweep.sweep.errors import StaleEpochError, SweepLockedError
-from kdsweep.sweep.lock import Holder, newest_epoch, take
+from kdsweep.sweep.lock import Holder, Lock, newest_epoch, take
 
 
 def hold(locks: Path, holder: Holder, *, epoch: int = 1) -> None:
@@ -102,6 +103,72 @@ def test_an_overtaken_launch_learns_that_it_may_commit_nothing(tmp_path: Path) -
 
 def test_a_released_sweep_leaves_only_its_epoch_and_the_mark_of_its_end(tmp_path: Path) -> None:
     lock = take(tmp_path)
-    lock.beat(1, ["a"])
+    lock.beat(1, ["a"], used={})
     lock.release()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000001.json", "000001.released"]
+
+
+def test_a_start_is_not_told_by_the_wall_clock_which_may_be_set_forward() -> None:
+    # Seconds since the epoch are 300 times as many as those of any boot.
+    assert 0 < Holder.here().started <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_a_launch_that_leaves_while_another_host_waits_for_its_beat_is_followed_at_once(
+    tmp_path: Path,
+) -> None:
+    hold(tmp_path, replace(Holder.here(), host="elsewhere"))
+    waited: list[float] = []
+
+    def leave(seconds: float) -> None:
+        waited.append(seconds)
+        Lock(tmp_path, 1).release()
+
+    assert take(tmp_path, sleep=leave).epoch == 2
+    assert len(waited) == 1
+
+
+def test_one_change_of_the_beat_is_life_even_at_the_end_of_the_minute(tmp_path: Path) -> None:
+    hold(tmp_path, replace(Holder.here(), host="elsewhere"))
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if sum(waited) == 60:
+            (tmp_path / "000001.beat").write_text("1")
+
+    with pytest.raises(SweepLockedError):
+        take(tmp_path, sleep=sleep)
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "elsew', "[1]", '{"pid": 1}', "\0\0"])
+def test_a_damaged_lock_counts_as_another_hosts_and_is_taken_over_after_a_silent_minute(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "000001.json").write_text(content)
+    (tmp_path / "000001.beat").write_text("7")
+    waited: list[float] = []
+    told: list[str] = []
+    assert take(tmp_path, sleep=waited.append, tell=told.append).epoch == 2
+    assert sum(waited) == 60
+    assert told == [
+        "launch 1 (the file of its lock is damaged): waiting up to 60 seconds for a sign that it "
+        "still lives"
+    ]
+
+
+def test_a_launch_that_was_quicker_while_this_one_looked_keeps_the_sweep(tmp_path: Path) -> None:
+    hold(tmp_path, replace(Holder.here(), host="elsewhere"))
+
+    def another_takes_over(seconds: float) -> None:
+        if not (tmp_path / "000002.json").exists():
+            hold(tmp_path, replace(Holder.here(), host="third"), epoch=2)
+
+    with pytest.raises(SweepLockedError, match="another launch took this sweep just now"):
+        take(tmp_path, sleep=another_takes_over)
+    assert newest_epoch(tmp_path) == 2
+
+
+def test_files_that_are_no_locks_are_no_epochs(tmp_path: Path) -> None:
+    for name in ("000007.drain", "000008.beat", ".000009.json.12-ab.tmp", "10.json"):
+        (tmp_path / name).touch()
+    assert take(tmp_path).epoch == 1

@@ -133,7 +133,9 @@ def test_a_store_whose_plan_brings_code_is_not_resumed_by_accident_whatever_its_
     write_grid: WriteGrid, kdsweep: Kdsweep, file: Path, tmp_path: Path
 ) -> None:
     grid = write_grid(**with_terms(TERM | {"loss": "my_loss.unreduced"}))
-    assert kdsweep("launch", grid, *SERIAL, ALLOW).returncode == 3
+    said = kdsweep("launch", grid, *SERIAL, ALLOW)
+    assert said.returncode == 3
+    assert f"go on with: kdsweep resume runs/tiny {ALLOW}\n" in said.stderr
     (tmp_path / "executed").unlink()
     plain = write_grid("plain.yaml")
     shutil.copy(plain, tmp_path / "runs" / "tiny" / "grids" / "0002.yaml")

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from kdsweep import results
+from kdsweep.sweep.address import check_reachable
 from kdsweep.sweep.drain import Drain
 from kdsweep.sweep.errors import ClusterUnreachableError
-from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.showing import Form, print_frame
 
 WriteGrid = Callable[..., Path]
@@ -46,7 +46,7 @@ def test_an_address_where_nothing_listens_ends_with_75_and_writes_nothing(
         assert f"no Ray cluster answers at {address}" in said.stderr
         assert not (tmp_path / "runs").exists()
         free.listen()
-        Choice(address=address).check_reachable()
+        check_reachable(address)
 
 
 def test_no_cluster_to_join_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from kdsweep.results.proposals import Proposal, Told, read_proposals
 from kdsweep.results.schema import PlanRow
 from kdsweep.results.store import Store
 from kdsweep.search_spaces import load_grid
+from kdsweep.sweep.doctor import diagnose
 from kdsweep.sweep.planning import Content
 from kdsweep.sweep.search import Searching, open_search, record_studies
 
@@ -267,6 +268,8 @@ def test_the_slot_of_a_damaged_proposal_is_not_used_again(
     file.write_bytes(file.read_bytes()[:100])
     [(damaged, _)] = Store(store).damaged()
     assert damaged == file
+    found = {finding.path: finding.mend for finding in diagnose(store).found}
+    assert found[f"proposals/{file.name}"] == "quarantine"
     search = opened(grid, store)
     assert search.slots == (1, 6)
     search.propose(())
@@ -335,6 +338,7 @@ def test_a_search_whose_launch_is_killed_ends_as_one_that_was_not(
     said = kdsweep("resume", killed, *SERIAL)
     assert said.returncode == 0, said.stderr
     assert proposals(killed) == proposals(whole)
+    assert diagnose(killed).found == ()
     pd.testing.assert_frame_equal(numbers(killed), numbers(whole), check_exact=True)
 
 

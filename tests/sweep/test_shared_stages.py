@@ -90,6 +90,19 @@ def test_shared_beginnings_are_planned_once_and_the_longest_is_gone_on_from(
     }
 
 
+def test_what_trials_wait_for_is_as_urgent_as_the_most_urgent_of_them(write: WriteGrid) -> None:
+    planned = rows(write(*KNOWLEDGE, order=[{"knowledge": "short"}]))
+    assert {name: row.priority for name, row in planned.items() if row.what != "teacher"} == {
+        "deep stage 1": 0,
+        "deep stage 1-2": 1,
+        "deep": 1,
+        "soft": 1,
+        "short": 0,
+        "hard_labels": 1,
+    }
+    assert [row.priority for row in planned.values() if row.what == "teacher"] == [0]
+
+
 def test_a_beginning_that_one_trial_has_is_no_work_of_its_own(write: WriteGrid) -> None:
     planned = rows(write(DEEP, "hard_labels"))
     assert not [row for row in planned.values() if row.what == "stage"]

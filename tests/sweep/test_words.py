@@ -3,7 +3,7 @@
 import pytest
 
 from kdsweep.search_spaces.errors import InputError
-from kdsweep.sweep.words import clock, count, named
+from kdsweep.sweep.words import clock, count, named, size
 
 GROUPS = {"1a": "f1", "1b": "f1", "2c": "f2", "77": "77"}
 
@@ -34,3 +34,19 @@ def test_what_names_nothing_or_several_things_is_refused() -> None:
 def test_counts_and_times_read_as_they_are_said() -> None:
     assert [count(number, "trial") for number in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
     assert [clock(seconds) for seconds in (5, 125, 3725)] == ["0:05", "2:05", "1:02:05"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "0 MB"),
+        (2_345_678, "2.3 MB"),
+        (99e6, "99 MB"),
+        (453e6, "0.45 GB"),
+        (99.4e9, "99 GB"),
+        (116e12, "116 TB"),
+        (2500e12, "2,500 TB"),
+    ],
+)
+def test_sizes_read_in_the_unit_that_a_person_would_take(number: float, said: str) -> None:
+    assert size(number) == said

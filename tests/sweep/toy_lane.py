@@ -149,15 +149,23 @@ def _said(id: str) -> SplitPredictions:
     return SplitPredictions(labels=np.zeros(2, dtype=np.int64), last=logits, best=logits)
 
 
-def choose(name: cli.ExecutorName, address: str, max_concurrent: int | None) -> Choice:
+def choose(
+    name: cli.ExecutorName, address: str, max_concurrent: int | None, insecure_cluster: bool
+) -> Choice:
     """What `kdsweep` runs with, and this lane."""
-    return Choice(name.value, address=address, max_concurrent=max_concurrent, lane="toy_lane")
+    return Choice(
+        name.value,
+        address=address,
+        max_concurrent=max_concurrent,
+        allows_open=insecure_cluster,
+        lane="toy_lane",
+    )
 
 
 if __name__ == "__main__":
-    if os.environ.get("TOY_FAULT") == "import":
-        raise ImportError("nothing to import")
     if sys.argv[1].isdecimal():
+        if os.environ.get("TOY_FAULT") == "import":
+            raise ImportError("nothing to import")
         main(ToyKeeper())
     cli._choose = choose
     cli.main()

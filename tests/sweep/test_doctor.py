@@ -1,0 +1,221 @@
+"""The doctor names what is damaged, mends what can be mended, and loses nothing."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pandas as pd
+import pytest
+
+from kdsweep import results
+from kdsweep.results.compaction import Compaction
+from kdsweep.results.questions import DamagedPartsWarning
+from kdsweep.sweep.doctor import diagnose, repair
+from kdsweep.sweep.errors import SweepLockedError
+from kdsweep.sweep.lock import take
+
+Kdsweep = Callable[..., CompletedProcess[str]]
+
+
+def first(folder: Path, pattern: str) -> Path:
+    return sorted(folder.glob(pattern))[0]
+
+
+def places(found: object) -> list[str]:
+    return [finding.path for finding in found]  # type: ignore[attr-defined]
+
+
+def merged(folder: Path) -> None:
+    compaction = Compaction(folder, epoch=1, grace_seconds=0)
+    compaction.merge()
+    compaction.collect()
+
+
+def numbers(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    found = results.load(folder)
+    return found.trials, found.history().sort_index(axis=1)
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_a_completed_sweep_is_sound_and_repairing_it_changes_no_number(
+    launched: Path, kdsweep: Kdsweep, is_merged: bool
+) -> None:
+    before = numbers(launched)
+    if is_merged:
+        merged(launched)
+    said = kdsweep("doctor", launched)
+    assert (said.returncode, said.stdout) == (0, f"{launched}: sound\n"), said.stdout
+    said = kdsweep("doctor", launched, "--repair", "--json")
+    assert said.returncode == 0
+    assert json.loads(said.stdout) == {
+        "schema_version": 1,
+        "found": [],
+        "mended": [],
+        "strangers": [],
+    }
+    for expected, found in zip(before, numbers(launched), strict=True):
+        pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("plan", b""), ("attempts", b"PAR1"), ("history", b"garbage" * 50), ("predictions", b"")],
+)
+def test_a_damaged_part_is_named_and_moved_aside(
+    launched: Path, kdsweep: Kdsweep, kind: str, content: bytes
+) -> None:
+    part = first(launched, f"{kind}/*.parquet")
+    part.write_bytes(content)
+    place = str(part.relative_to(launched))
+    said = kdsweep("doctor", launched)
+    assert said.returncode == 3
+    assert place in said.stdout
+    assert part.read_bytes() == content
+    told = repair(launched)
+    assert place in places(told.mended)
+    assert not part.exists()
+    assert (launched / "quarantine" / place).read_bytes() == content
+    results.load(launched)
+
+
+def test_what_is_left_of_a_flipped_compact_file_is_written_anew(launched: Path) -> None:
+    before = numbers(launched)
+    merged(launched)
+    path = first(launched, "compact/history.*")
+    content = bytearray(path.read_bytes())
+    # The name of the program that wrote it: no reader looks at it.
+    content[content.index(b"parquet-cpp-arrow")] ^= 1
+    path.write_bytes(content)
+    told = diagnose(launched)
+    assert places(told.found) == [f"compact/{path.name}"]
+    told = repair(launched)
+    assert told.found == ()
+    assert (launched / "quarantine" / "compact" / path.name).read_bytes() == content
+    for expected, found in zip(before, numbers(launched), strict=True):
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_of_a_compact_file_cut_short_the_parts_that_are_there_still_count(launched: Path) -> None:
+    before = numbers(launched)
+    Compaction(launched, epoch=1).merge()
+    path = first(launched, "compact/attempts.*")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert repair(launched).found == ()
+    assert not path.exists()
+    for expected, found in zip(before, numbers(launched), strict=True):
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_leftovers_of_killed_writers_go_and_strangers_stay(launched: Path) -> None:
+    trial = first(launched, "work/*/*")
+    (trial / "checkpoints" / "step-1").mkdir(parents=True)
+    (launched / "attempts" / ".x.parquet.1-ab.tmp").write_bytes(b"half")
+    (launched / "students" / ".y.1-ab.tmp").mkdir()
+    (launched / "notes.txt").write_text("mine")
+    (launched / "history" / "notes.txt").write_text("mine too")
+    told = repair(launched)
+    assert told.found == ()
+    assert sorted(places(told.mended)) == sorted(
+        [
+            "attempts/.x.parquet.1-ab.tmp",
+            "students/.y.1-ab.tmp",
+            str((trial / "checkpoints").relative_to(launched)),
+        ]
+    )
+    assert told.strangers == ("history/notes.txt", "notes.txt")
+    assert (launched / "notes.txt").read_text() == "mine"
+
+
+def test_weights_cut_short_or_of_nobody_are_moved_aside(launched: Path) -> None:
+    whole = first(launched, "students/*")
+    stranger = launched / "students" / ("ab" * 8)
+    shutil.copytree(whole, stranger)
+    weights = first(whole, "*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    told = repair(launched)
+    assert told.found == ()
+    assert sorted(places(told.mended)) == sorted(
+        [f"students/{whole.name}", f"students/{stranger.name}"]
+    )
+
+
+def test_a_missing_part_of_a_curve_is_named(launched: Path) -> None:
+    parts = sorted(launched.glob("history/*.2.parquet"))
+    assert parts, "the sweep flushes after every row"
+    parts[0].unlink()
+    [finding] = diagnose(launched).found
+    assert finding.path == f"history/{parts[0].name}"
+    assert "hole" in finding.reason
+
+
+def test_a_store_open_to_others_is_made_private(launched: Path) -> None:
+    launched.chmod(0o755)
+    assert places(diagnose(launched).found) == ["."]
+    assert repair(launched).found == ()
+    assert launched.stat().st_mode & 0o077 == 0
+
+
+def test_a_held_sweep_is_looked_at_and_not_repaired(launched: Path) -> None:
+    lock = take(launched / "locks")
+    (launched / "attempts" / ".x.parquet.1-ab.tmp").write_bytes(b"half")
+    assert diagnose(launched).found == ()
+    with pytest.raises(SweepLockedError):
+        repair(launched)
+    lock.release()
+    assert len(diagnose(launched).found) == 1
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.filterwarnings("ignore::kdsweep.results.questions.DamagedPartsWarning")
+def test_nothing_in_a_store_is_a_pickle_and_a_planted_one_is_never_executed(
+    launched: Path, cache: Path, kdsweep: Kdsweep, tmp_path: Path
+) -> None:
+    for folder in (launched, cache):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                assert path.read_bytes()[:2] not in {b"\x80" + bytes([n]) for n in range(2, 6)}
+    went_off = tmp_path / "went-off"
+    bomb = pickle.dumps(Bomb(went_off))
+    student = first(launched, "students/*")
+    planted = [
+        launched / "attempts" / f"{'ab' * 8}.1-1.parquet",
+        launched / "compact" / f"history.1-1.{'ab' * 8}.parquet",
+        student / "pytorch_model.bin",
+        launched / "cache.pkl",
+    ]
+    (launched / "compact").mkdir(exist_ok=True)
+    for path in planted:
+        path.write_bytes(bomb)
+    plugin = launched / "grids" / f"{'cd' * 32}.py"
+    plugin.write_text(f"import os\nos.mkdir({str(went_off)!r})\n")
+    (launched / "conftest.py").write_text(plugin.read_text())
+    found = results.load(launched)
+    assert len(found.trials) == 4
+    found.history()
+    for verb in ("status", "results", "doctor"):
+        kdsweep(verb, launched)
+    told = repair(launched)
+    assert {str(path.relative_to(launched)) for path in planted} <= set(places(told.mended))
+    assert told.found == ()
+    assert not went_off.exists()
+    pickle.loads(bomb)
+    assert went_off.exists(), "the bomb works"
+
+
+def test_a_damaged_file_warns_and_is_left_out(launched: Path) -> None:
+    first(launched, "attempts/*.parquet").write_bytes(b"PAR1")
+    with pytest.warns(DamagedPartsWarning):
+        results.load(launched)

@@ -1,0 +1,189 @@
+"""Leaving: by command, by signal, or because another launch took over."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from kdsweep import results
+from kdsweep.results.store import Store
+from kdsweep.sweep.errors import NothingMatchesError
+from kdsweep.sweep.lock import Holder, Lock, drain_request, take
+from kdsweep.sweep.stop_request import ask_to_stop
+
+Kdsweep = Callable[..., CompletedProcess[str]]
+WriteGrid = Callable[..., Path]
+
+SERIAL = ("--executor", "serial", "--quiet")
+ENDLESS = {"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16}
+"""More steps than any machine takes while a test looks on."""
+
+
+def make_sweep(folder: Path) -> Path:
+    Store(folder).create({"name": "made", "launches": []})
+    return folder / "locks"
+
+
+def test_stopping_what_does_not_run_says_so_and_asks_nobody(tmp_path: Path) -> None:
+    locks = make_sweep(tmp_path / "sweep")
+    told: list[str] = []
+    with pytest.raises(NothingMatchesError, match="no launch is running"):
+        ask_to_stop(locks.parent, wait=False, tell=told.append)
+    take(locks).release()
+    with pytest.raises(NothingMatchesError, match="no launch is running"):
+        ask_to_stop(locks.parent, wait=False, tell=told.append)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    (locks / "000002.json").write_text(json.dumps(asdict(replace(Holder.here(), pid=child.pid))))
+    with pytest.raises(NothingMatchesError, match=f"pid {child.pid} .* was killed"):
+        ask_to_stop(locks.parent, wait=True, tell=told.append)
+    assert not list(locks.glob("*.drain"))
+    assert told == []
+
+
+def test_a_launch_on_another_host_is_asked_through_its_store_and_waited_for(tmp_path: Path) -> None:
+    locks = make_sweep(tmp_path / "sweep")
+    elsewhere = replace(Holder.here(), host="elsewhere", pid=7)
+    (locks / "000001.json").write_text(json.dumps(asdict(elsewhere)))
+    launch = Lock(locks, 1)
+    told: list[str] = []
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        launch.beat(len(naps), [], used={})
+        if len(naps) == 5:
+            assert drain_request(locks, 1).exists()
+            launch.release()
+
+    ask_to_stop(locks.parent, wait=True, tell=told.append, sleep=sleep)
+    assert len(naps) == 5
+    asked, left = told
+    assert asked.startswith("launch 1 (pid 7 on elsewhere, since ")
+    assert "has left; go on with: kdsweep resume" in left
+
+
+def test_a_launch_on_another_host_that_died_is_not_waited_for_longer_than_a_minute(
+    tmp_path: Path,
+) -> None:
+    locks = make_sweep(tmp_path / "sweep")
+    elsewhere = replace(Holder.here(), host="elsewhere")
+    (locks / "000001.json").write_text(json.dumps(asdict(elsewhere)))
+    told: list[str] = []
+    naps: list[float] = []
+    ask_to_stop(locks.parent, wait=True, tell=told.append, sleep=naps.append)
+    assert sum(naps) == 60
+    assert "is gone without an orderly end" in told[-1]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < until, "what the test waits for did not happen"
+        time.sleep(0.1)
+
+
+class Running:
+    """A serial launch in the middle of a trial."""
+
+    def __init__(
+        self,
+        grid: Path,
+        environment: dict[str, str],
+        *,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
+        self.store = grid.parent / "runs" / "tiny"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kdsweep.sweep", "launch", str(grid), *SERIAL],
+            cwd=grid.parent,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(until or self.is_in_a_trial)
+
+    def is_in_a_trial(self) -> bool:
+        """Whether the teacher is prepared, and a trial has a checkpoint."""
+        assert self.process.poll() is None, self.process.communicate()[1]
+        if not self.store.is_dir():
+            return False
+        done = {attempt.id for attempt in Store(self.store).read_attempts()}
+        begun = {path.parts[-4] for path in self.store.glob("work/*/*/checkpoints/step-*")}
+        return bool(done) and bool(begun - done)
+
+    def end(self, *, seconds: float = 120) -> tuple[int, str]:
+        said = self.process.communicate(timeout=seconds)[1]
+        return self.process.returncode, said
+
+
+@pytest.fixture
+def running(write_grid: WriteGrid, environment: dict[str, str]) -> Running:
+    return Running(write_grid(training=ENDLESS), environment)
+
+
+def statuses(store: Path) -> list[str]:
+    return [attempt.status for attempt in Store(store).read_attempts() if attempt.what == "trial"]
+
+
+def test_stop_has_a_launch_checkpoint_and_leave_with_75(running: Running, kdsweep: Kdsweep) -> None:
+    said = kdsweep("stop", running.store, "--wait")
+    assert said.returncode == 0, said.stderr
+    assert f"pid {running.process.pid} on {socket.gethostname()}" in said.stderr
+    assert "has left" in said.stderr
+    code, told = running.end()
+    assert code == 75
+    assert "stop: nothing new is started" in told
+    assert statuses(running.store) == ["interrupted"]
+    assert kdsweep("stop", running.store).returncode == 4
+
+
+def test_sigterm_has_a_launch_checkpoint_and_leave_with_75(running: Running) -> None:
+    running.process.send_signal(signal.SIGTERM)
+    code, told = running.end()
+    assert code == 75
+    assert "SIGTERM: nothing new is started" in told
+    assert "go on with: kdsweep resume" in told
+    assert statuses(running.store) == ["interrupted"]
+    assert set(results.load(running.store).trials["status"]) == {"pending"}
+
+
+def test_a_second_ctrl_c_ends_a_launch_whose_trial_does_not_listen(
+    write_grid: WriteGrid, environment: dict[str, str], tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    # Whatever trains first stands still once it has a checkpoint.
+    hang = environment | {"KDSWEEP_FAILPOINT": f"checkpoint=hang::{held}"}
+    running = Running(write_grid(), hang, until=held.exists)
+    running.process.send_signal(signal.SIGINT)
+    wait_for(lambda: bool(list((running.store / "locks").glob("*.drain"))))
+    running.process.send_signal(signal.SIGINT)
+    code, told = running.end()
+    assert code == 130
+    assert "SIGINT: nothing new is started" in told
+    assert "ended at once; what ran goes on from its last checkpoint" in told
+    assert Store(running.store).read_attempts() == ()
+
+
+def test_a_launch_that_wakes_up_after_it_was_overtaken_commits_nothing_and_leaves(
+    running: Running,
+) -> None:
+    running.process.send_signal(signal.SIGSTOP)
+    before = statuses(running.store)
+    # As another host would after a silent minute.
+    holder = replace(Holder.here(), host="elsewhere")
+    (running.store / "locks" / "000002.json").write_text(json.dumps(asdict(holder)))
+    running.process.send_signal(signal.SIGCONT)
+    code, told = running.end()
+    assert code == 75
+    assert "overtaken: nothing new is started" in told
+    assert statuses(running.store) == before == []
