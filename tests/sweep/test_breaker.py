@@ -90,5 +90,11 @@ def test_after_a_completed_trial_nothing_stops_it_but_a_teacher_proves_nothing()
     assert noted(proven, ids(50)) == [None] * 50
 
 
+def test_a_trial_that_was_stopped_at_a_rung_proves_as_much_as_a_completed_one() -> None:
+    breaker = Breaker()
+    breaker.note(work("f" * 16), Outcome(status="stopped"))
+    assert breaker.is_proven
+
+
 def test_as_many_run_at_first_as_it_takes_to_see_that_all_fail() -> None:
     assert AT_FIRST == 5
