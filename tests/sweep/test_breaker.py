@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kdsweep.search_spaces.resources import Request
 from kdsweep.sweep.breaker import AT_FIRST, Breaker
 from kdsweep.sweep.work import Outcome, Pinned, Work
 
@@ -26,7 +27,7 @@ def work(id: str, what: str = "trial") -> Work:
             "reads": (),
             "timeout_seconds": 60,
             "stall_seconds": 60,
-            "memory_gb": 1,
+            "resources": Request(),
             "checkpoint_seconds": 30,
             "keep_students": False,
             "keep_predictions": "none",

@@ -64,7 +64,9 @@ def test_a_failure_says_when_it_is_tried_again_and_what_waits_is_counted() -> No
     file = StringIO()
     console = Console(file=file, width=200)
     failed = Outcome(status="failed", failure_class="stalled", error="x\nno step for 15 minutes")
-    with Progress(agenda, console, done_before=0, names={"a": "hard"}, others={}) as progress:
+    with Progress(
+        agenda, console, done_before=0, names={"a": "hard"}, others={}, flops={}
+    ) as progress:
         agenda.take()
         agenda.settle("a", failed)
         progress.note(attempt_of("a"), failed)
