@@ -16,13 +16,13 @@ class Breaker:
 
     def __init__(self) -> None:
         self.is_proven = False
-        """Whether a trial has been completed: what fails from now on fails by itself."""
+        """Whether a trial has come to a result: what fails from now on fails by itself."""
         self._alike: dict[tuple[str, str], set[str]] = defaultdict(set)
 
     def note(self, work: Work, outcome: Outcome) -> str | None:
         """Take in how an attempt ended; why the launch should stop, if it should."""
         match outcome.status:
-            case "completed":
+            case "completed" | "stopped":
                 self.is_proven |= work.what == "trial"
             case "failed" if not self.is_proven:
                 return self._note_failure(work.id, outcome.failure_class or "error", outcome.error)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kdsweep.search_spaces.resources import Request
 from kdsweep.sweep.breaker import AT_FIRST, Breaker
 from kdsweep.sweep.work import Outcome, Pinned, Work
 
@@ -26,7 +27,7 @@ def work(id: str, what: str = "trial") -> Work:
             "reads": (),
             "timeout_seconds": 60,
             "stall_seconds": 60,
-            "memory_gb": 1,
+            "resources": Request(),
             "checkpoint_seconds": 30,
             "keep_students": False,
             "keep_predictions": "none",
@@ -88,6 +89,12 @@ def test_after_a_completed_trial_nothing_stops_it_but_a_teacher_proves_nothing()
     assert proven.note(work("f" * 16), COMPLETED) is None
     assert proven.is_proven
     assert noted(proven, ids(50)) == [None] * 50
+
+
+def test_a_trial_that_was_stopped_at_a_rung_proves_as_much_as_a_completed_one() -> None:
+    breaker = Breaker()
+    breaker.note(work("f" * 16), Outcome(status="stopped"))
+    assert breaker.is_proven
 
 
 def test_as_many_run_at_first_as_it_takes_to_see_that_all_fail() -> None:

@@ -15,7 +15,7 @@ Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
 
 
-def test_compact_leaves_at_most_four_files_a_trial_and_the_same_results(
+def test_compact_leaves_one_file_a_trial_beside_its_student_and_the_same_results(
     launched: Path, kdsweep: Kdsweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, history = results.load(launched).trials, results.load(launched).history()
@@ -28,9 +28,11 @@ def test_compact_leaves_at_most_four_files_a_trial_and_the_same_results(
     found = results.load(launched)
     pd.testing.assert_frame_equal(found.trials, trials)
     pd.testing.assert_frame_equal(found.history().sort_index(axis=1), history.sort_index(axis=1))
-    # Whatever is kept of a trial itself: its log, and the student of the best of each group.
     for id in trials["trial_id"]:
-        assert len([path for path in launched.rglob(f"*{id}*/**/log.txt") if path.is_file()]) <= 4
+        places = [path.relative_to(launched) for path in launched.rglob("*") if path.is_file()]
+        own = [place for place in places if id in place.parts and place.parts[0] != "students"]
+        # Beside the folder of its student, if that is kept.
+        assert [place.name for place in own] == ["log.txt"]
     assert len(list((launched / "compact").iterdir())) == 3
     said = kdsweep("resume", launched, "--executor", "serial", "--quiet")
     assert "4 of 4 trials completed (0 now)" in said.stderr
