@@ -82,6 +82,7 @@ def start_and_hold(toy: Toy, id: str, *words: str) -> "subprocess.Popen[str]":
     return launch
 
 
+@slow
 @fault(3, "SIGKILL of the process that supervises a lane", "tried again, nobody else notices")
 def test_an_actor_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
     launch = start_and_hold(toy, reference.index[5])
@@ -151,6 +152,7 @@ def test_the_clock_jumps(toy: Toy, reference: pd.DataFrame, shift: str) -> None:
     toy.check(reference, before)
 
 
+@slow
 @fault(13, "two launches at once", "the second exits 73 and says who holds the sweep")
 def test_two_launches(toy: Toy, reference: pd.DataFrame) -> None:
     first = toy.start("launch", "grid.yaml", "--quiet", **SLOWLY)

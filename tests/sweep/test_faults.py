@@ -125,6 +125,7 @@ def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
     assert {row["failure_class"] for row in json.loads(said.stdout)["rows"]} == {"nan", "signal"}
 
 
+@pytest.mark.slow
 def test_a_lane_that_is_killed_is_replaced_and_its_trial_goes_on_from_its_checkpoint(
     write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_second_launch_is_refused_and_ctrl_c_leaves_in_order_losing_nothing(
     assert list(store.glob("work/*/*/checkpoints/step-*"))
 
 
+@pytest.mark.slow
 def test_a_launch_killed_under_ray_leaves_no_lane_and_its_trials_go_on(
     write_grid: WriteGrid, process: Kdsweep, start: Start, tmp_path: Path
 ) -> None:

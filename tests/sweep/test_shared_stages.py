@@ -191,6 +191,7 @@ def test_a_stage_whose_folder_is_gone_is_trained_again_for_whoever_needs_it(
     assert "3 of 3 trials completed (1 now)" in said.stderr
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_killed_goes_on_and_its_trials_end_as_if_undisturbed(
     write: WriteGrid, kdsweep: Kdsweep, process: Kdsweep, tmp_path: Path
 ) -> None:
