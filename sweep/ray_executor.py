@@ -83,7 +83,9 @@ class RayExecutor:
                     return
                 driver.end_all()
                 served.lose(why)
-            if not (was_up := was_up or served.is_up):
+            was_up = was_up or served.is_up
+            # Whoever killed the first one may have meant only that.
+            if not was_up and deaths:
                 raise ClusterUnreachableError(f"Ray does not start: {why}")
             now = time.monotonic()
             if len(deaths) == MOST_DEATHS and now - deaths[0] < DEATHS_SECONDS:
