@@ -41,7 +41,7 @@ def test_kills_at_random_moments(toy: Toy, reference: pd.DataFrame, kills: int) 
     moments = random.Random(0)
     toy.write_grid(retries={"signal": kills})
     targets = cycle((LAUNCH, DRIVER, LANE))
-    done = 0
+    done, target = 0, next(targets)
     while done < kills:
         shutil.rmtree(toy.store, ignore_errors=True)
         before: Mapping[str, Any] = {}
@@ -50,10 +50,12 @@ def test_kills_at_random_moments(toy: Toy, reference: pd.DataFrame, kills: int) 
             launch = toy.start(*words, "--quiet", **SLOWLY)
             while is_running_after(launch, moments.uniform(0, MOST_SECONDS)):
                 before = toy.completed()
-                killed = kill(toy, next(targets))
-                done += 1
-                if killed.pid == launch.pid:
-                    launch.wait()
+                # There may be none at this very moment; the next moment comes.
+                for process in toy.processes(word=target)[:1]:
+                    process.kill()
+                    done, target = done + 1, next(targets)
+                    if process.pid == launch.pid:
+                        launch.wait()
             assert launch.returncode in (0, KILLED), toy.said
             assert before.items() <= toy.completed().items()
             if launch.returncode == 0:
