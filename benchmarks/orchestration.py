@@ -123,31 +123,15 @@ def bare_tune(count: int) -> dict[str, float]:
 
 def write_sweep(folder: Path, count: int) -> None:
     """A grid of so many trials, with all that it names."""
+    from toy import GRID
     from world import write_model, write_rows
 
     write_model(folder / "teacher")
     write_rows(folder / "train.csv", num_rows=240, seed=1)
     write_rows(folder / "report.csv", num_rows=60, seed=2)
-    grid = {
-        "name": "toy",
-        "task": {
-            "files": {"train": "train.csv", "report": "report.csv"},
-            "text": ["text"],
-            "max_length": 16,
-            "select": {"from": "train", "fraction": 0.2},
-            "report": "report",
-        },
-        "teacher": {"model": "./teacher", "fine_tune": {"epochs": 1, "learning_rate": 1e-3}},
-        "axes": {
-            "knowledge": ["hard_labels"],
-            "shape": [{"layers": 1, "width": 16, "heads": 2}],
-            "training.learning_rate": [round(1e-6 * (n + 1), 6) for n in range(count // 2)],
-            "seed": [0, 1],
-        },
-        "training": {"epochs": 1, "batch_size": 16},
-        "resources": {"memory_gb": 0.5},
-        "keep": {"students": "none", "predictions": "none"},
-    }
+    rates = [round(1e-6 * (n + 1), 6) for n in range(count // 2)]
+    axes = {**GRID["axes"], "knowledge": ["hard_labels"], "training.learning_rate": rates}
+    grid = {**GRID, "axes": axes, "keep": {"students": "none", "predictions": "none"}}
     (folder / "grid.yaml").write_text(json.dumps(grid))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from world import TASK
 
 from kdsweep import results
 from kdsweep.results.store import Store
@@ -27,13 +28,7 @@ SECONDS = 240.0
 
 GRID: Mapping[str, Any] = {
     "name": "toy",
-    "task": {
-        "files": {"train": "train.csv", "report": "report.csv"},
-        "text": ["text"],
-        "max_length": 16,
-        "select": {"from": "train", "fraction": 0.2},
-        "report": "report",
-    },
+    "task": TASK,
     "teacher": {"model": "./teacher", "fine_tune": {"epochs": 1, "learning_rate": 1e-3}},
     "axes": {
         "knowledge": ["hard_labels", ["hard_labels", "soft_logits"]],

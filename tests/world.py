@@ -14,6 +14,15 @@ from kdsweep.search_spaces.trial import Trial, make_stage
 WORDS = [f"w{n}" for n in range(40)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
+TASK = {
+    "files": {"train": "train.csv", "report": "report.csv"},
+    "text": ["text"],
+    "max_length": 16,
+    "select": {"from": "train", "fraction": 0.2},
+    "report": "report",
+}
+"""How a grid names what `write_rows` writes beside it."""
+
 SHORT = Training(epochs=2, batch_size=16, learning_rate=3e-3, evaluate=Evaluate(times=3))
 """16 steps, 8 an epoch; select is evaluated after 6, 11 and 16."""
 

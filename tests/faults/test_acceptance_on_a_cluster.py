@@ -10,18 +10,13 @@ from pathlib import Path
 import pytest
 from ray_cluster import credentials, ray_cluster
 from toy import fault, wait_for
+from world import TASK
 
 from kdsweep import results
 
 GRID = {
     "name": "two-hundred",
-    "task": {
-        "files": {"train": "train.csv", "report": "report.csv"},
-        "text": ["text"],
-        "max_length": 16,
-        "select": {"from": "train", "fraction": 0.2},
-        "report": "report",
-    },
+    "task": TASK,
     "teacher": {
         "model": "./teacher",
         "fine_tune": {"epochs": 4, "learning_rate": 5e-3, "batch_size": 16},

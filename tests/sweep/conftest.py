@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import write_model, write_rows
+from world import TASK, write_model, write_rows
 
 from kdsweep.sweep import cli, dispatch
 
@@ -27,13 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 GRID: Mapping[str, Any] = {
     "name": "tiny",
-    "task": {
-        "files": {"train": "train.csv", "report": "report.csv"},
-        "text": ["text"],
-        "max_length": 16,
-        "select": {"from": "train", "fraction": 0.2},
-        "report": "report",
-    },
+    "task": TASK,
     "teacher": {
         "model": "./teacher",
         "fine_tune": {"epochs": 4, "learning_rate": 5e-3, "batch_size": 16},
