@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -49,9 +50,22 @@ def provenance_here() -> Provenance:
         host=socket.gethostname(),
         platform=platform.platform(),
         python=platform.python_version(),
-        packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
+        packages={name: found for name in PACKAGES if (found := installed(name)) is not None},
         code=_code(),
     )
+
+
+@cache
+def installed(name: str) -> str | None:
+    """The version of a package here; None if there is none.
+
+    Looked up once: reading a package's metadata takes half a millisecond, and what a process has
+    imported stays what it is.
+    """
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def commit_of(folder: Path) -> Commit | None:
@@ -102,13 +116,6 @@ def _code() -> Commit | None:
         return None
     commit = json.loads(noted or "{}").get("vcs_info", {}).get("commit_id")
     return Commit(commit=commit, dirty=None) if isinstance(commit, str) else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _git(folder: Path, *words: str) -> str | None:

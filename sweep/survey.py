@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from ..search_spaces.resources import Request
 from .errors import ClusterUnreachableError
 from .inherited import for_ray, has_token
 from .machines import Machine, unmet
-from .provenance import Provenance, provenance_here
+from .provenance import Provenance, installed, provenance_here
 from .work import Frozen
 
 Precision = Literal["fp32", "bf16"]
@@ -225,15 +226,13 @@ def trouble_in(
 
 def why_unusable(store: Path, lock: Path, *, kdsweep: str) -> str | None:
     """Why work that was given to this node cannot be done on it; for nodes that join later."""
-    ours = provenance_here()
-    if ours.packages.get("kdsweep") != kdsweep:
-        return (
-            f"node {ours.host} has kdsweep {ours.packages.get('kdsweep')}, and the launch {kdsweep}"
-        )
+    host, ours = socket.gethostname(), installed("kdsweep")
+    if ours != kdsweep:
+        return f"node {host} has kdsweep {ours}, and the launch {kdsweep}"
     if not store.is_dir():
-        return f"node {ours.host} does not see the store: there is no folder {store}"
+        return f"node {host} does not see the store: there is no folder {store}"
     if not lock.exists():
-        return f"node {ours.host} does not see the store: its {store} is another folder"
+        return f"node {host} does not see the store: its {store} is another folder"
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Set
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -497,14 +498,19 @@ def _committed(work: Work) -> Outcome:
 
 def provenance(work: Work) -> Mapping[str, Scalar]:
     """Where an attempt ran and with what; versions decide whether its numbers can be repeated."""
-    packages = {name: version(name) for name in ("kdsweep", "torch", "transformers", "ray")}
     return {
         "host": socket.gethostname(),
         "device": work.pinned.device,
         "precision": work.pinned.precision,
         "threads": work.threads,
-        "versions": json.dumps(packages),
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> str:
+    """Looked up once a process: it takes longer than all else that a row needs."""
+    return json.dumps({name: version(name) for name in ("kdsweep", "torch", "transformers", "ray")})
 
 
 def remove_checkpoints(store: Store, id: str) -> None:
