@@ -173,6 +173,7 @@ class CompactFile:
             NewerStoreError: A newer version wrote it.
             ValueError: It is no compact file of this kind; also Arrow's errors.
         """
+        self._kind = kind
         self._file = pq.ParquetFile(source, page_checksum_verification=True)
         schema = self._file.schema_arrow
         version = stamp(schema, "schema_version")
@@ -201,11 +202,13 @@ class CompactFile:
         columns: Callable[[str], bool] = lambda _: True,
     ) -> Block:
         """Rows of some of the parts, in their order; no more of the file is read than they need."""
-        names = [name for name in self.columns if columns(name)]
+        return self._read(wanted, [name for name in self.columns if columns(name)])
+
+    def _read(self, wanted: Callable[[Held], bool], names: Sequence[str]) -> Block:
         chosen = [wanted(part) for part in self.parts]
         parts = tuple(part for part, is_chosen in zip(self.parts, chosen, strict=True) if is_chosen)
         if all(chosen):
-            return Block(parts, self._file.read(names))
+            return Block(parts, self._file.read(list(names)))
         ends = list(accumulate(part.num_rows for part in self.parts))
         ranges = [
             range(end - part.num_rows, end)
@@ -213,8 +216,21 @@ class CompactFile:
             if is_chosen and part.num_rows
         ]
         groups, places = self._groups_of(ranges)
-        table = self._file.read_row_groups(groups, names)
+        table = self._file.read_row_groups(groups, list(names))
         return Block(parts, table.take(places))
+
+    def read_checked(self, wanted: Callable[[Held], bool]) -> Block:
+        """Rows of some of the parts, after comparing whose they are by the list and by themselves.
+
+        Raises:
+            ValueError: The two differ: the list of parts is damaged.
+        """
+        parts, table = self._read(wanted, self._file.schema_arrow.names)
+        block = Block(parts, table.select(list(self.columns)))
+        told = [name for name in table.column_names if name.startswith(RESERVED)]
+        if not _keyed(block, self._kind).select(told).equals(table.select(told)):
+            raise ValueError("its list of parts is not that of its rows")
+        return block
 
     def _groups_of(self, ranges: Sequence[range]) -> tuple[list[int], pa.Array]:
         """Row groups that hold these rows, and where in them the rows are."""

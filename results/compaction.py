@@ -11,6 +11,7 @@ in all and the number of files stays small.
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -158,17 +159,22 @@ class Compaction:
             file = CompactFile(source, kind=told.kind, name=name)
         except (pa.ArrowException, OSError, ValueError, KeyError):
             return 0
-        _, check = _CHECKS[told.kind]
+        is_of_kind, check = _CHECKS[told.kind]
         elsewhere = set(self._source.names(told.kind))
         for other, intact in compact_files(self._source, told.kind).files:
             if other != name and self._is_as_written(other):
                 elsewhere |= {part.name for part in intact.parts}
+        # A part of a name that stands twice in the list may be either one's.
+        names = Counter(part.name for part in file.parts)
+        wanted = [
+            each
+            for each, times in names.items()
+            if times == 1 and each not in elsewhere and is_of_kind(each)
+        ]
         rescued = 0
-        for block in _readable(file, [p.name for p in file.parts if p.name not in elsewhere]):
-            with suppress(ValueError, KeyError):
-                check(block)
-                self._publish(told.kind, block)
-                rescued += len(block.parts)
+        for block in _readable(file, wanted, check):
+            self._publish(told.kind, block)
+            rescued += len(block.parts)
         return rescued
 
     def _merge(self, kind: Kind, at_least: int, spare: frozenset[str], fan: int) -> Merged:
@@ -197,8 +203,8 @@ class Compaction:
                 self._publish(kind, block)
                 num_files += 1
             else:
-                # Of one that cannot be read, readers find what they can where it lies.
-                self._broken |= {each.name for each in group if not _is_readable(each.file)}
+                # Damaged since it was verified: readers find what they can where it lies.
+                self._broken |= {each.name for each in group}
         return Merged(num_parts, num_files)
 
     def _batches(self, kind: Kind, names: Sequence[str]) -> Iterator[frozenset[str]]:
@@ -223,6 +229,8 @@ class Compaction:
                 for name, file in self._live(kind)
                 if name not in self._broken
                 if (size := _Size(name, file)).cells < self._cells_of_a_file / 2
+                # Damage that was merged would be as written.
+                if self._is_as_written(name)
             ),
             key=lambda size: (size.cells, size.name),
         )
@@ -321,25 +329,22 @@ class Compaction:
             probe.unlink(missing_ok=True)
 
 
-def _readable(file: CompactFile, names: Sequence[str]) -> Iterator[Block]:
-    """What can be read of these parts, halving what cannot until the damage is found."""
+def _readable(
+    file: CompactFile, names: Sequence[str], check: Callable[[Block], None]
+) -> Iterator[Block]:
+    """What of these parts is what its name says, halving what is not until the damage is found."""
     if not names:
         return
     wanted = frozenset(names)
     try:
-        yield file.read(lambda part: part.name in wanted)
-    except (pa.ArrowException, OSError, ValueError):
+        block = file.read_checked(lambda part: part.name in wanted)
+        check(block)
+    except (pa.ArrowException, OSError, ValueError, KeyError):
         if len(names) > 1:
-            yield from _readable(file, names[: len(names) // 2])
-            yield from _readable(file, names[len(names) // 2 :])
-
-
-def _is_readable(file: CompactFile) -> bool:
-    try:
-        file.read()
-    except (pa.ArrowException, OSError, ValueError):
-        return False
-    return True
+            yield from _readable(file, names[: len(names) // 2], check)
+            yield from _readable(file, names[len(names) // 2 :], check)
+    else:
+        yield block
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -371,6 +371,65 @@ class Killed(BaseException):
 CALLS = ("link", "unlink", "fsync", "mkdir", "replace")
 
 
+def rename_in_list(path: Path, name: str, other: str) -> None:
+    """Let a compact file's list of parts say another name, which no checksum of Parquet covers."""
+    content = path.read_bytes()
+    assert len(name) == len(other)
+    assert name.encode() in content
+    path.write_bytes(content.replace(name.encode(), other.encode()))
+
+
+def kind_of(name: str) -> str:
+    rest = name.split(".")[2]
+    return "attempts" if rest == "parquet" else "history" if rest.isdigit() else "predictions"
+
+
+@pytest.fixture(params=["attempts", "history", "predictions"])
+def renamed(request: pytest.FixtureRequest, store: Store) -> Iterator[tuple[Path, str, Rows]]:
+    """A compact file in which one part has another name; that name, and what was in the store."""
+    compaction(store).merge(fan=2)
+    compaction(store).collect()
+    before = rows_of(store.source)
+    [path] = compact_files(store, request.param)
+    name, *_ = (name for name in before if kind_of(name) == request.param)
+    yield path, name, before
+
+
+CHANGES: dict[str, Callable[[str], str]] = {
+    "another trial": lambda name: name.replace(name[0], "f", 1),
+    "no name": lambda name: name.replace(name[0], "#", 1),
+    "that of another part": lambda name: name.replace("a" * 16, "b" * 16),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_of_a_file_whose_list_is_damaged_all_other_parts_are_rescued_and_none_under_a_wrong_name(
+    store: Store, renamed: tuple[Path, str, Rows], change: Callable[[str], str]
+) -> None:
+    path, name, before = renamed
+    rename_in_list(path, name, change(name))
+    compaction(store).rescue(path.name)
+    path.unlink()
+    lost = {name, change(name)}
+    assert rows_of(store.source) == {n: rows for n, rows in before.items() if n not in lost}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_damage_is_not_merged_and_does_not_hold_up_who_merges(
+    store: Store, renamed: tuple[Path, str, Rows], change: Callable[[str], str]
+) -> None:
+    path, name, _ = renamed
+    rename_in_list(path, name, change(name))
+    content = path.read_bytes()
+    log_history(store, OTHER, 1, 1, {1: 0.1})
+    end(store, OTHER, 1, 1, "completed")
+    predict(store, OTHER, 1, 1, "select", 2)
+    now = compaction(store)
+    assert now.merge(fan=2) == (3, 5), "three of new parts, and two of intact files with those"
+    now.collect()
+    assert path.read_bytes() == content
+
+
 @contextmanager
 def filesystem(before_each: Callable[[], None]) -> Iterator[None]:
     """Call something before each change of the file system in this process."""
