@@ -95,7 +95,9 @@ def proposals_frame(snapshot: Snapshot, trials: pd.DataFrame) -> pd.DataFrame:
     names = [*arms, "study", "slot", "group_id", "status", *metrics]
     frame = pd.DataFrame(rows, columns=names).astype({"slot": "int64"})
     if metrics:
-        of_study = frame.groupby("study", sort=False)[metrics[0]]
+        # What was stopped has a score too, of when it was stopped.
+        completed = frame[metrics[0]].where(frame["status"] == "completed")
+        of_study = completed.groupby(frame["study"], sort=False)
         best = of_study.cummin() if is_cost(metrics[0]) else of_study.cummax()
         frame["best"] = best.groupby(frame["study"]).ffill()
     return frame

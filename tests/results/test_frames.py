@@ -13,6 +13,7 @@ import pytest
 
 from kdsweep import results
 from kdsweep.results.columns import NUMBERS, TEXTS
+from kdsweep.results.proposals import Proposal, write_proposal
 from kdsweep.results.questions import DamagedPartsWarning
 from kdsweep.results.schema import Attempt, PlanRow
 from kdsweep.results.store import Store
@@ -327,3 +328,18 @@ def test_results_tell_what_they_hold(store: Store) -> None:
     store.write_plan([planned(A), planned(B)], epoch=1)
     commit(store, A)
     assert repr(results.load(store.folder)).endswith("sweep: 1 completed, 1 pending>")
+
+
+def test_the_best_of_a_search_so_far_is_the_best_of_what_is_completed(store: Store) -> None:
+    study = "5" * 16
+    told = {"id": study, "arm": {}, "slots": 3, "metrics": ["select/primary"]}
+    store.write_sweep({"studies": [told]})
+    standing = {A: ("completed", 0.5), B: ("stopped", 0.9), C: ("completed", 0.6)}
+    for slot, (id, (status, score)) in enumerate(standing.items()):
+        write_proposal(
+            store.folder, Proposal(study, slot, {}, {}, (), (), (id,)), [planned(id, group_id=id)]
+        )
+        commit(store, id, group_id=id, status=status, values={"select/primary": score})
+    found = results.load(store.folder).search()
+    assert found["select/primary"].tolist() == [0.5, 0.9, 0.6]
+    assert found["best"].tolist() == [0.5, 0.5, 0.6]
