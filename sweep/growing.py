@@ -12,6 +12,7 @@ from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.expansion import PlannedTrial
 from ..search_spaces.grid import Grid
 from ..search_spaces.growth import FurtherSeeds, add_seeds
+from ..search_spaces.search import GridSearch
 from .errors import NothingMatchesError
 from .planning import Content, ContentFacts
 from .words import count
@@ -54,9 +55,6 @@ def grow(
     sweep = Store(folder)
     if not sweep.exists():
         raise InputError([Problem(str(folder), "is no sweep", "Name the folder of a launch.")])
-    best = leaderboard(load(folder), top)
-    if best.empty:
-        raise NothingMatchesError("no trial is completed yet")
     base = Path(sweep.read_sweep()["base"])
     text = sweep.newest_grid()
     place = str(folder / "grids")
@@ -72,6 +70,17 @@ def grow(
         return found
 
     grid = read_grid(text, file=place, base=base, allow_plugins=allow_plugins)
+    if not isinstance(grid.search, GridSearch):
+        # More seeds would make other points of what it has chosen, and it would begin again.
+        what = f"points are chosen by {grid.search.method}, not by the grid: none can be repeated"
+        mend = (
+            f"Write the points that `kdsweep results {folder} best` shows as axes of a grid "
+            "without `search`, with more values of `seed`, and launch it into another folder."
+        )
+        raise InputError([Problem("search", what, mend, file=place)])
+    best = leaderboard(load(folder), top)
+    if best.empty:
+        raise NothingMatchesError("no trial is completed yet")
     before = trials_of(grid)
     scores = dict(zip(best["group_id"], best["select/primary"], strict=True))
     if strangers := scores.keys() - before.keys():

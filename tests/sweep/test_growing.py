@@ -6,6 +6,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from kdsweep import results
+from kdsweep.results.store import Store
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
@@ -76,3 +77,14 @@ def test_rows_that_changed_since_the_plan_are_not_grown_on(
     said = kdsweep("grow", launched, "--top", "1", "--seeds", "3")
     assert said.returncode == 2
     assert "1 group of the best 1 would have other ids now" in said.stderr
+
+
+def test_points_that_a_search_chose_are_not_grown_on(
+    launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep
+) -> None:
+    grid = write_grid(search={"method": "random", "trials": 3})
+    Store(launched).add_grid(grid.read_text())
+    said = kdsweep("grow", launched, "--top", "1", "--seeds", "3")
+    assert said.returncode == 2
+    assert "search: points are chosen by random, not by the grid" in said.stderr
+    assert "a grid without `search`, with more values of `seed`" in said.stderr
