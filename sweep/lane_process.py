@@ -49,6 +49,8 @@ class LaneProcess:
         self._deadline = 0.0
         self._heard_at: float | None = None
         """When the work in hand last told a step; None until it has."""
+        self._waits_since: float | None = None
+        """When the work in hand came to a rung; None unless it waits for a decision there."""
         self._looked_at = 0.0
         self._kernel_kills = 0
         self.step = 0
@@ -57,7 +59,7 @@ class LaneProcess:
         """Hand over a piece of work; a lane that died meanwhile is replaced first."""
         if self._process is None or self._process.poll() is not None:
             self._start(work)
-        self._work, self.step, self._heard_at = work, 0, None
+        self._work, self.step, self._heard_at, self._waits_since = work, 0, None, None
         self._began = datetime.now(UTC)
         self._kernel_kills = _kernel_kills()
         self._looked_at = time.monotonic()
@@ -154,16 +156,23 @@ class LaneProcess:
             self._has_spoken = True
             match json.loads(line):
                 case {"step": step}:
-                    self.step, self._heard_at = step, time.monotonic()
+                    now = time.monotonic()
+                    if self._waits_since is not None and step > self.step:
+                        # The launch took this time, not the trial.
+                        self._deadline += now - self._waits_since
+                        self._waits_since = None
+                    self.step, self._heard_at = step, now
                 case {"told": told}:
                     self._said.append(told)
+                    if "rung" in told:
+                        self.step, self._waits_since = told["step"], time.monotonic()
                 case {"outcome": told}:
                     outcome = Outcome.model_validate(told)
         return outcome
 
     def _beyond_limits(self, work: Work, process: "subprocess.Popen[bytes]") -> Failure | None:
         now = time.monotonic()
-        if now > self._deadline:
+        if self._waits_since is None and now > self._deadline:
             minutes = work.timeout_seconds / 60
             told = f"still running after its limit of {minutes:g} minutes"
             return Failure("timeout", told, {"failure/limit_minutes": minutes})

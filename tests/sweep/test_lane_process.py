@@ -223,6 +223,22 @@ def test_work_that_takes_no_more_steps_is_ended_as_stalled(work: Work, toy: Toy)
     }
 
 
+def test_waiting_for_a_decision_takes_nothing_of_a_trials_time(work: Work, toy: Toy) -> None:
+    lane = toy(
+        """
+        tell(told={"rung": 0.2, "step": 7, "scores": {}})
+        for _ in range(40):
+            time.sleep(0.1)
+            tell(step=7)
+        tell(step=8)
+        hang()
+        """
+    )
+    lane.begin(work.model_copy(update={"timeout_seconds": 3.0}))
+    outcome = finish(lane)
+    assert (outcome.failure_class, outcome.step) == ("timeout", 8)
+
+
 def test_what_has_not_begun_to_take_steps_is_not_stalled(work: Work, toy: Toy) -> None:
     lane = toy(
         """
