@@ -38,6 +38,8 @@ class Plans:
     older: tuple[pa.Table, ...]
     """Earlier plans, the newest first."""
     damaged: tuple[Damaged, ...]
+    lacking: tuple[str, ...]
+    """Parts for want of which the newest plan does not count."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,19 @@ def read_plans(source: Source) -> Plans:
     complete = [
         concatenate([found[number] for number in sorted(found)])
         for _, found in sorted(by_epoch.items(), reverse=True)
-        if len(found) == int(stamp(next(iter(found.values())), "parts") or 0)
+        if len(found) == _num_parts(found)
     ]
     current, *older = complete or [PLAN.empty_table()]
-    return Plans(current, tuple(older), parts.damaged)
+    newest = max(by_epoch, default=0)
+    found = by_epoch.get(newest, {})
+    lacking = sorted(set(range(1, _num_parts(found) + 1)) - found.keys())
+    names = tuple(f"{newest}-{number}.parquet" for number in lacking)
+    return Plans(current, tuple(older), parts.damaged, names)
+
+
+def _num_parts(found: Mapping[int, pa.Table]) -> int:
+    """How many parts a plan has, by any of those that were found."""
+    return int(stamp(next(iter(found.values())), "parts") or 0) if found else 0
 
 
 def read_attempts(source: Source) -> Attempts:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from io import RawIOBase
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -122,19 +123,49 @@ def _file(folder: Path, epoch: int) -> Path:
 def _find(file: Path, id: str, rung: float) -> Decision | None:
     if not file.exists():
         return None
-    mine = (each for each in _read(file) if each.id == id and each.rung == rung)
-    return next(mine, None)
+    # Lanes look often and a file grows with each rung of each trial: what is of others is not read.
+    # What stands at the end may be half of what the launch is writing.
+    *lines, _ = file.read_bytes().split(b"\n")
+    for line in lines:
+        found = _parse(line) if id.encode() in line else None
+        if isinstance(found, Decision) and (found.id, found.rung) == (id, rung):
+            return found
+    return None
 
 
-def _read(file: Path) -> list[Decision]:
-    """The decisions of one launch; whatever else its file holds is none, and is reported."""
+class Lines(NamedTuple):
+    """What a file of decisions holds."""
+
+    whole: tuple[bytes, ...]
+    """Lines that are decisions."""
+    decisions: tuple[Decision, ...]
+    wrong: tuple[str, ...]
+    """Why a line is none, of each that is none."""
+
+
+def read_lines(file: Path) -> Lines:
+    """The lines of one launch; whatever is no decision is told apart."""
     *lines, torn = file.read_bytes().split(b"\n")
+    parsed = [(n, line, _parse(line)) for n, line in enumerate(lines, start=1)]
+    wrong = [
+        f"line {n} is no decision: {found}" for n, _, found in parsed if isinstance(found, str)
+    ]
     if torn:
-        log.warning("%s: its last line was not written to its end: no decision", file)
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(Decision.model_validate_json(line))
-        except ValidationError as error:
-            log.warning("%s:%d is no decision: %s", file, number, error)
-    return found
+        wrong.append("its last line was not written to its end: no decision")
+    right = [(line, found) for _, line, found in parsed if isinstance(found, Decision)]
+    return Lines(tuple(line for line, _ in right), tuple(each for _, each in right), tuple(wrong))
+
+
+def _read(file: Path) -> tuple[Decision, ...]:
+    """The decisions of one launch; whatever else its file holds is reported."""
+    lines = read_lines(file)
+    for reason in lines.wrong:
+        log.warning("%s: %s", file, reason)
+    return lines.decisions
+
+
+def _parse(line: bytes) -> Decision | str:
+    try:
+        return Decision.model_validate_json(line)
+    except ValidationError as error:
+        return ", ".join(sorted({each["msg"] for each in error.errors()}))

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..results.compact import CompactName, Held, part_place
 from ..results.compaction import KINDS, Compaction
-from ..results.files import is_temporary
+from ..results.files import is_temporary, replace
 from ..results.history import Logged, read_logged
 from ..results.parts import compact_files
 from ..results.predictions import read_predicted
@@ -30,10 +30,13 @@ from ..results.reader import is_attempt, read_attempts, read_plans, read_sweep
 from ..results.rows import attempts as attempt_rows
 from ..results.schema import Attempt, AttemptKey, DamagedSweepError
 from ..results.store import FOLDERS, Store
+from .decisions import read_decisions, read_lines
+from .early_stopping import Decided
 from .lock import Holder, newest_epoch
+from .referee import stopped_ids
 from .upkeep import check_sweep, kept
 
-Mend = Literal["remove", "quarantine", "make private", "rescue and quarantine"]
+Mend = Literal["remove", "quarantine", "make private", "rescue and quarantine", "keep decisions"]
 
 _ROUNDS = 5
 _QUARANTINE = "quarantine"
@@ -46,6 +49,7 @@ _KNOWN: Mapping[str, re.Pattern[str]] = {
     "history": re.compile(r"[0-9a-f]{8,64}\.\d+-\d+\.\d+\.parquet"),
     "predictions": re.compile(r"[0-9a-f]{8,64}\.\d+-\d+\.[a-z]{1,32}\.parquet"),
     "compact": re.compile(r"(attempts|history|predictions)\.\d+-\d+\.[0-9a-f]{16}\.parquet"),
+    "decisions": re.compile(r"\d{6}\.jsonl"),
     "locks": re.compile(r"\d{6,}\.(json|beat|released|drain|log)"),
 }
 """Names of the files of each folder that holds files alone."""
@@ -126,21 +130,32 @@ def _mend(sweep: Store, finding: Finding, *, epoch: int, fence: Callable[[], Non
             _quarantine(sweep.folder, finding.path)
         case "quarantine":
             _quarantine(sweep.folder, finding.path)
+        case "keep decisions":
+            whole = b"".join(line + b"\n" for line in read_lines(path).whole)
+            _quarantine(sweep.folder, finding.path, copy=True)
+            replace(path, lambda temporary: _write(temporary, whole))
         case None:
             pass
         case _:
             assert_never(finding.mend)
 
 
-def _quarantine(folder: Path, path: str) -> None:
-    """Move a file or folder to where nobody reads it, under a name that nobody has."""
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _quarantine(folder: Path, path: str, *, copy: bool = False) -> None:
+    """Move a file or folder, or copy a file, to where nobody reads it, under a name of its own."""
     target = folder / _QUARANTINE / path
     number = 0
     while target.exists():
         number += 1
         target = folder / _QUARANTINE / f"{path}.{number}"
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / path).rename(target)
+    if copy:
+        shutil.copy2(folder / path, target)
+    else:
+        (folder / path).rename(target)
 
 
 def _is_held(sweep: Store) -> bool:
@@ -175,6 +190,8 @@ class _Checked:
             self._compact,
             self._plans,
             self._parts,
+            self._proposed,
+            self._decisions,
             self._attempts,
             self._history,
             self._predictions,
@@ -296,6 +313,42 @@ class _Checked:
         if not is_planned and not self._is_running:
             reason = "no whole plan: `kdsweep launch` with the grid plans anew"
             yield Finding("plan", reason, None)
+
+        for name in plans.lacking if not self._is_running else ():
+            reason = (
+                "a part of the newest plan is missing, so the plan before it counts; "
+                "`kdsweep launch` with the grid plans anew"
+            )
+            yield Finding(f"plan/{name}", reason, None)
+
+    def _proposed(self) -> Iterator[Finding]:
+        slots: dict[str, set[int]] = defaultdict(set)
+        for path in self._entries("proposals"):
+            if _KNOWN["proposals"].fullmatch(path.name):
+                study, _, slot = path.stem.partition("-")
+                slots[study].add(int(slot))
+        for study, found in slots.items():
+            for slot in sorted(set(range(max(found))) - found):
+                reason = "a slot before the last is missing: its trials are in no plan any more"
+                yield Finding(f"proposals/{study}-{slot:05d}.parquet", reason, None)
+
+    def _decisions(self) -> Iterator[Finding]:
+        for path in self._entries("decisions"):
+            if _KNOWN["decisions"].fullmatch(path.name) and not self._is_running:
+                for reason in read_lines(path).wrong[:1]:
+                    yield Finding(f"decisions/{path.name}", reason, "keep decisions")
+        numbers = [each.number for each in read_decisions(self._sweep.decisions_folder)]
+        if missing := sorted(set(range(1, max(numbers, default=0))) - set(numbers)):
+            reason = (
+                f"decision {missing[0]} is missing, and there are later ones: its trial is asked "
+                "again, and they cannot be replayed"
+            )
+            yield Finding("decisions", reason, None)
+        last = Decided(read_decisions(self._sweep.decisions_folder))
+        for id in sorted(stopped_ids(self._rows)):
+            if last.last(id) is None:
+                reason = f"trial {id} was stopped, and no decision says so: it will go on"
+                yield Finding(f"decisions ({id})", reason, None)
 
     def _parts(self) -> Iterator[Finding]:
         for damage in (

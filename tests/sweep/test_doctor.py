@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -12,11 +13,17 @@ import pandas as pd
 import pytest
 
 from kdsweep import results
+from kdsweep.results import store
 from kdsweep.results.compaction import Compaction
+from kdsweep.results.proposals import Proposal, write_proposal
 from kdsweep.results.questions import DamagedPartsWarning
+from kdsweep.results.store import Store
+from kdsweep.sweep.decisions import DecisionLog
 from kdsweep.sweep.doctor import diagnose, repair
 from kdsweep.sweep.errors import SweepLockedError
 from kdsweep.sweep.lock import take
+
+from .test_decisions import decision
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 
@@ -150,6 +157,73 @@ def test_a_missing_part_of_a_curve_is_named(launched: Path) -> None:
     [finding] = diagnose(launched).found
     assert finding.path == f"history/{parts[0].name}"
     assert "hole" in finding.reason
+
+
+def decide(folder: Path, *numbers: int, epoch: int = 1) -> Path:
+    log = DecisionLog(folder / "decisions", epoch=epoch, fence=lambda: None)
+    for number in numbers:
+        log.append(decision(number))
+    return folder / "decisions" / f"{epoch:06d}.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [(b'{"id": "a', "not written to its end"), (b"{}\n", "line 3 is no decision")],
+)
+def test_what_is_no_decision_is_named_and_moved_aside_and_the_others_stay(
+    launched: Path, tail: bytes, reason: str
+) -> None:
+    file = decide(launched, 1, 2)
+    whole = file.read_bytes()
+    file.write_bytes(whole + tail)
+    [finding] = diagnose(launched).found
+    assert finding.path == "decisions/000001.jsonl"
+    assert reason in finding.reason
+    told = repair(launched)
+    assert (told.found, told.mended) == ((), (finding,))
+    assert file.read_bytes() == whole
+    assert (launched / "quarantine/decisions/000001.jsonl").read_bytes() == whole + tail
+
+
+def test_a_decision_that_is_missing_among_others_is_named(launched: Path) -> None:
+    decide(launched, 1, 3)
+    decide(launched, 4, epoch=2)
+    [finding] = diagnose(launched).found
+    assert "decision 2 is missing" in finding.reason
+
+
+def test_a_trial_that_was_stopped_without_a_decision_is_named(launched: Path) -> None:
+    attempt = next(row for row in Store(launched).read_attempts() if row.what == "trial")
+    first(launched, f"attempts/{attempt.id}.*").unlink()
+    Store(launched).commit_attempt(replace(attempt, status="stopped"), fence=lambda: None)
+    # Its student stays of when it was completed.
+    found = [each for each in diagnose(launched).found if each.path.startswith("decisions")]
+    assert [attempt.id in each.reason for each in found] == [True]
+    DecisionLog(launched / "decisions", epoch=1, fence=lambda: None).append(
+        decision(1, id=attempt.id, goes_on=False)
+    )
+    assert not [each for each in diagnose(launched).found if each.path.startswith("decisions")]
+
+
+def test_a_newest_plan_that_lacks_a_part_is_named(
+    launched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_ROWS_OF_A_PLAN_PART", 2)
+    rows = Store(launched).read_plan()
+    Store(launched).write_plan(rows[:-1], epoch=7)
+    assert diagnose(launched).found == ()
+    (launched / "plan" / "7-2.parquet").unlink()
+    [finding] = diagnose(launched).found
+    assert finding.path == "plan/7-2.parquet"
+    assert "the plan before it counts" in finding.reason
+
+
+def test_a_missing_slot_of_a_search_is_named(launched: Path) -> None:
+    for slot in (0, 2):
+        proposal = Proposal("ab" * 8, slot, {}, {}, (), (), ())
+        write_proposal(launched, proposal, ())
+    [finding] = diagnose(launched).found
+    assert finding.path == f"proposals/{'ab' * 8}-00001.parquet"
 
 
 def test_a_store_open_to_others_is_made_private(launched: Path) -> None:
