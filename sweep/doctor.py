@@ -325,8 +325,8 @@ class _Checked:
         slots: dict[str, set[int]] = defaultdict(set)
         for path in self._entries("proposals"):
             if _KNOWN["proposals"].fullmatch(path.name):
-                study, _, slot = path.stem.partition("-")
-                slots[study].add(int(slot))
+                study, _, number = path.stem.partition("-")
+                slots[study].add(int(number))
         for study, found in slots.items():
             for slot in sorted(set(range(max(found))) - found):
                 reason = "a slot before the last is missing: its trials are in no plan any more"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..results.reader import read_attempts
 from ..results.schema import Attempt, PlanRow
 from ..results.store import Store
 from ..search_spaces import load_grid, read_grid
@@ -135,6 +136,7 @@ def launch(
     ids = identify_trials(plan, content, begun)
     work = planned_work(plan, begun, ContentFacts(content))
     rows = with_flops(plan_rows(plan, content), work)
+    _check_attempts(sweep, console)
     surveyed = _survey(executor, sweep, grid, rows, console)
     done = read_done(sweep, grid, dict(zip(ids, plan.trials, strict=True)))
     if (search := open_search(sweep, grid, content)) is not None:
@@ -197,6 +199,7 @@ def resume(
         NothingMatchesError: Only failed trials were asked for, and none has failed.
         SweepLockedError: Another launch holds the sweep.
         ClusterUnreachableError: No Ray cluster answers.
+        NoRoomError: The disk has less room than the rest needs; nothing has been written.
     """
     sweep = Store(folder)
     if not sweep.exists():
@@ -216,7 +219,10 @@ def resume(
         files = sorted({loss.file for loss in losses})
         raise InputError([Problem(str(folder / "plan"), *code_of_its_own(files))])
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
-    check_content(rows, losses)
+    content = Content()
+    check_content(rows, losses, content)
+    _check_attempts(sweep, console)
+    _check_room(_cost_of_rest(sweep, grid, content, only), sweep, executor)
     surveyed = _survey(executor, sweep, grid, rows, console)
     with _held(sweep, grid, console) as lock:
         pinned = pinned_for(sweep, grid, precision=surveyed.precision)
@@ -272,13 +278,50 @@ def _check_room(cost: Cost, sweep: Store, executor: Choice) -> None:
     check_room(cost, sweep.folder, lanes=min(cost.lanes, most or cost.lanes))
 
 
-def check_content(rows: Sequence[PlanRow], losses: Collection[PluginLoss]) -> None:
+def _cost_of_rest(sweep: Store, grid: Grid, content: Content, only: frozenset[str] | None) -> Cost:
+    """What a resumed sweep still takes; with `only` those trials alone."""
+    plan = survey(grid, ContentFacts(content))
+    begun = Begun()
+    ids = identify_trials(plan, content, begun)
+    done = read_done(sweep, grid, dict(zip(ids, plan.trials, strict=True)))
+    work = planned_work(plan, begun, ContentFacts(content))
+    if only is not None:
+        work = [each for each in work if each.trial is None or each.id in only]
+    elif (search := open_search(sweep, grid, content)) is not None:
+        work = search_work(search, plan, content)
+    return estimate(sweep, grid, work, done=done)
+
+
+def _check_attempts(sweep: Store, console: Console) -> None:
+    """Say what damage would make done work be done again.
+
+    Raises:
+        InputError: It is a file of many attempts, of which most can be rescued.
+    """
+    damaged = read_attempts(sweep.source).damaged
+    mend = f"kdsweep doctor {sweep.folder} --repair"
+    merged = [part for part in damaged if part.path.startswith("compact/")]
+    if merged:
+        what = "is damaged ({}), and what it says is completed would be trained again"
+        problems = [
+            Problem(str(sweep.folder / path), what.format(reason), f"`{mend}` rescues the rest.")
+            for path, reason in merged
+        ]
+        raise InputError(problems)
+    _warn(
+        console,
+        [f"{path} is damaged, so its attempt does not count: {why}" for path, why in damaged],
+    )
+
+
+def check_content(
+    rows: Sequence[PlanRow], losses: Collection[PluginLoss], content: Content
+) -> None:
     """Read what the plan read, and compare.
 
     Raises:
         DataError: Rows, weights or the user's losses differ from those that were planned.
     """
-    content = Content()
     problems = [changed(Path(loss.file)) for loss in losses if _has_changed(loss)]
     for config in _distinct_content(rows):
         now = content.digests(config.task, config.teacher)

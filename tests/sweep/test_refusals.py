@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from kdsweep import results
+from kdsweep.results.compaction import Compaction
 from kdsweep.sweep.address import check_reachable
 from kdsweep.sweep.drain import Drain
 from kdsweep.sweep.errors import ClusterUnreachableError
@@ -20,6 +22,7 @@ from kdsweep.sweep.showing import Form, print_frame
 WriteGrid = Callable[..., Path]
 Kdsweep = Callable[..., CompletedProcess[str]]
 
+SERIAL = ("--executor", "serial", "--quiet")
 SHAPE = [{"layers": 1, "width": 16, "heads": 2}]
 
 
@@ -222,3 +225,40 @@ def test_a_request_to_leave_promises_only_what_there_is() -> None:
         patch.setattr(Path, "touch", lambda *_, **__: None)
         Drain(holder, holder, told.append).ask("SIGINT")
     assert told[0].startswith("SIGINT: nothing new is started, and what runs stops and keeps what")
+
+
+def test_a_launch_on_a_damaged_file_of_many_attempts_is_refused_until_it_is_repaired(
+    launched: Path, kdsweep: Kdsweep
+) -> None:
+    compaction = Compaction(launched, epoch=1, grace_seconds=0)
+    compaction.merge()
+    compaction.collect()
+    [file] = launched.glob("compact/attempts.*")
+    content = file.read_bytes()
+    trial = results.load(launched).trials["trial_id"].iloc[0]
+    file.write_bytes(content.replace(trial.encode(), b"f" * len(trial)))
+    before = sorted(path for path in launched.rglob("*"))
+    said = kdsweep("resume", launched, *SERIAL)
+    assert said.returncode == 2
+    assert f"{file}: is damaged" in said.stderr
+    assert f"`kdsweep doctor {launched} --repair` rescues the rest." in said.stderr
+    assert sorted(path for path in launched.rglob("*")) == before
+    # What it cannot rescue it tells: predictions that no attempt stands for.
+    assert kdsweep("doctor", launched, "--repair").returncode == 3
+    status = results.load(launched).trials.set_index("trial_id")["status"]
+    assert {id for id in status.index if status[id] == "completed"} == {*status.index} - {trial}
+
+
+def test_resuming_asks_for_room_on_the_disk_before_it_writes(
+    launched: Path, kdsweep: Kdsweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(launched)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    assert kdsweep("resume", launched, *SERIAL).returncode == 0, "there is nothing to do"
+    trial = results.load(launched).trials["trial_id"].iloc[0]
+    next(launched.glob(f"attempts/{trial}.*")).unlink()
+    before = sorted(path for path in launched.rglob("*"))
+    said = kdsweep("resume", launched, *SERIAL)
+    assert said.returncode == 74
+    assert "and 0 MB are free" in said.stderr, said.stderr
+    assert sorted(path for path in launched.rglob("*")) == before
