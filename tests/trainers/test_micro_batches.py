@@ -30,6 +30,7 @@ from kdsweep.trainers.language import make_language_head
 from kdsweep.trainers.micro_batches import CachedFeatures, join, split
 from kdsweep.trainers.objective import Objective, TermLosses, build_objective
 from kdsweep.trainers.optim import gradient_norms
+from kdsweep.trainers.seen_tokens import SeenEmbedding
 from kdsweep.trainers.student import set_dropout
 
 LENGTHS = (7, 7, 2, 5, 6)

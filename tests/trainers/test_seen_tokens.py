@@ -1,4 +1,4 @@
-"""Only embeddings of tokens that are read are trained, and the model that comes of it is the same."""
+"""Only embeddings of tokens that are read are trained; the model that comes of it is no other."""
 
 from collections.abc import Callable
 
