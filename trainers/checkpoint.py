@@ -24,8 +24,8 @@ from .errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
-"""Raised when older checkpoints can no longer be read."""
+FORMAT = 2
+"""Raised when older checkpoints can no longer be read: what they hold is trained again."""
 
 KEPT = 2
 """Checkpoints that stay: the newest, and one to fall back to."""
@@ -72,10 +72,10 @@ def publish(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def newest(folder: Path, *, identity: str) -> Checkpoint | None:
-    """The newest checkpoint of a folder that is whole; None where there is none.
+    """The newest checkpoint of a folder that is whole and can be read; None where there is none.
 
     Raises:
-        CheckpointError: It is of another trial, or written by another version.
+        CheckpointError: It is of another trial, or written by a newer version.
     """
     for path in _newest_first(folder):
         checkpoint = _read(path, identity=identity)
@@ -124,7 +124,9 @@ def _read(path: Path, *, identity: str) -> Checkpoint | None:
         for name, content in contents.items()
     ):
         return None
-    if manifest["format"] != FORMAT:
+    if manifest["format"] < FORMAT:
+        return None
+    if manifest["format"] > FORMAT:
         raise CheckpointError(
             f"{path} has the format {manifest['format']}, and this version reads {FORMAT}: "
             "use the version that wrote it, or remove the folder to start anew"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from .optim import (
 )
 from .outputs import Online
 from .reports import GoesOn, Interrupted, Report, Row, Rung, Saving
+from .seen_tokens import SeenTokens, seeing, seen_ids
 from .streams import generator, random_state, set_random_state, stream_seed
 from .student import set_dropout
 
@@ -108,6 +109,8 @@ class Best:
     weights: Mapping[str, Tensor]
     logits: Tensor
     """On select, shape [N, C]."""
+    decay: float
+    """Of tokens that the stage does not read: see `SeenTokens`."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,47 @@ def fit(
     Raises:
         DivergedError: A loss or a logit is no longer finite.
     """
-    run = _Run(job, outputs, device=torch.device(settings.device), micro_batches=micro_batches)
+    with seeing(job.model, _ids_seen(job)) as seen:
+        run = _Run(
+            job,
+            outputs,
+            seen,
+            device=torch.device(settings.device),
+            micro_batches=micro_batches,
+        )
+        return (
+            yield from _fit(
+                run,
+                settings=settings,
+                clock=clock,
+                checkpoints=checkpoints,
+                resumed=resumed,
+                stop=stop,
+                goes_on=goes_on,
+            )
+        )
+
+
+def _ids_seen(job: Fit) -> Tensor:
+    """Of all tokens that the stage may read."""
+    if job.vocabulary is not None:
+        # A hidden token may become any other, and any is predicted.
+        return torch.arange(job.model.config.vocab_size)
+    splits = (job.rows, job.tokens.select) if job.evaluates else (job.rows,)
+    return seen_ids(splits, pad_token_id=job.tokens.pad_token_id)
+
+
+def _fit(
+    run: _Run,
+    *,
+    settings: Settings,
+    clock: Clock,
+    checkpoints: Path | None,
+    resumed: Checkpoint | None,
+    stop: Callable[[], bool],
+    goes_on: GoesOn,
+) -> Generator[Report, None, Fitted | None]:
+    job = run.job
     if resumed is not None:
         run.restore(resumed)
     else:
@@ -230,10 +273,17 @@ class _Run:
     """The state of a stage between two steps."""
 
     def __init__(
-        self, job: Fit, outputs: TeacherOutputs | None, *, device: torch.device, micro_batches: int
+        self,
+        job: Fit,
+        outputs: TeacherOutputs | None,
+        seen: SeenTokens,
+        *,
+        device: torch.device,
+        micro_batches: int,
     ) -> None:
         self.job = job
         self.outputs = outputs
+        self.seen = seen
         self.device = device
         self.step = 0
         self.micro_batches = micro_batches
@@ -301,6 +351,7 @@ class _Run:
             rate = learning_rate(job.training, step=self.step, num_steps=job.num_steps)
             set_learning_rate(self.optimiser, rate)
             self.optimiser.step()
+            self.seen.step(learning_rate=rate, weight_decay=job.training.weight_decay)
             self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return values | {"learning_rate": rate}
@@ -443,7 +494,7 @@ class _Run:
             best = before if before and before["best"] >= value else {"best": value, "step": step}
             self.scores[metric] = {**best, "last": value}
         if self.scores[job.metrics[0]]["step"] == step:
-            self.best = Best(step, self._copy_weights(), logits)
+            self.best = Best(step, self._copy_weights(), logits, self.seen.decay)
         self.logits = logits
         return {f"select/{metric}": value for metric, value in scores.items()}
 
@@ -467,9 +518,12 @@ class _Run:
             values |= self._term_columns("scale", self.job.objective.scales.tolist())
         if self.scores:
             values |= self._score_columns()
+        best = self.best
+        if best is not None:
+            best = replace(best, weights=self.seen.widen(best.weights, decay=best.decay))
         return Fitted(
             step=self.job.first_step + self.step,
-            best=self.best,
+            best=best,
             logits=self.logits,
             values=values | {"micro_batches": self.micro_batches},
             resumed_from_step=resumed_from_step,
@@ -505,12 +559,15 @@ class _Run:
                 "losses": {"row": self.row_sum, "epoch": self.epoch_sum},
                 "best": {} if best is None else best.weights,
                 "logits": {} if best is None else {"best": best.logits},
+                "unseen": {"embeddings": self.seen.unseen},
             },
             state={
                 "row_steps": self.row_steps,
                 "epoch_steps": self.epoch_steps,
                 "scores": self.scores,
                 "best_step": None if best is None else best.step,
+                "best_decay": None if best is None else best.decay,
+                "decay": self.seen.decay,
                 "micro_batches": self.micro_batches,
             },
         )
@@ -519,17 +576,20 @@ class _Run:
         tensors, state = checkpoint.tensors, checkpoint.state
         self.step = checkpoint.step - self.job.first_step
         self.job.model.load_state_dict(tensors["model"])
+        self.seen.unseen.copy_(tensors["unseen"]["embeddings"])
+        self.seen.decay = state["decay"]
         self.job.objective.load_state_dict(tensors["objective"])
         _load_flat_state(self.optimiser, tensors["optimiser"])
         set_random_state(tensors["random"], self.device)
         self.row_sum.copy_(tensors["losses"]["row"])
         self.epoch_sum.copy_(tensors["losses"]["epoch"])
         self.row_steps, self.epoch_steps = state["row_steps"], state["epoch_steps"]
-        self.micro_batches = state.get("micro_batches", 1)
+        self.micro_batches = state["micro_batches"]
         self.scores = {metric: dict(scores) for metric, scores in state["scores"].items()}
         if state["best_step"] is not None:
             weights = {name: t.to(self.device).clone() for name, t in tensors["best"].items()}
-            self.best = Best(state["best_step"], weights, tensors["logits"]["best"])
+            logits = tensors["logits"]["best"]
+            self.best = Best(state["best_step"], weights, logits, state["best_decay"])
 
 
 def _flat_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

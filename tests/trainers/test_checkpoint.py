@@ -1,11 +1,13 @@
 """Checkpoints: whole or not at all, checked when read, refused by another training."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from kdsweep.trainers.checkpoint import (
+    FORMAT,
     Checkpoint,
     newest,
     publish,
@@ -82,6 +84,17 @@ def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     publish(checkpoint_of(1, identity="other"), tmp_path)
     with pytest.raises(CheckpointError, match="of the training other, not of this"):
+        newest(tmp_path, identity="this")
+
+
+def test_an_older_format_is_trained_again_and_a_newer_one_refused(tmp_path: Path) -> None:
+    publish(checkpoint_of(1), tmp_path)
+    [folder] = tmp_path.glob("step-*")
+    manifest = json.loads((folder / "checkpoint.json").read_text())
+    (folder / "checkpoint.json").write_text(json.dumps(manifest | {"format": FORMAT - 1}))
+    assert newest(tmp_path, identity="this") is None
+    (folder / "checkpoint.json").write_text(json.dumps(manifest | {"format": FORMAT + 1}))
+    with pytest.raises(CheckpointError, match=f"format {FORMAT + 1}"):
         newest(tmp_path, identity="this")
 
 

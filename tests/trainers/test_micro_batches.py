@@ -30,6 +30,7 @@ from kdsweep.trainers.language import make_language_head
 from kdsweep.trainers.micro_batches import CachedFeatures, join, split
 from kdsweep.trainers.objective import Objective, TermLosses, build_objective
 from kdsweep.trainers.optim import gradient_norms
+from kdsweep.trainers.seen_tokens import SeenEmbedding
 from kdsweep.trainers.student import set_dropout
 
 LENGTHS = (7, 7, 2, 5, 6)
@@ -311,10 +312,10 @@ def memory_for(
         raise torch.OutOfMemoryError(f"out of memory at {too_many} rows")
 
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        is_of_words = isinstance(module, nn.Embedding) and module.padding_idx is not None
+        is_of_words = isinstance(module, nn.Embedding | SeenEmbedding) and module.padding_idx == 0
         if not is_of_words or output[..., 0].numel() <= tokens:
             return
-        is_teacher = module.embedding_dim == 32
+        is_teacher = output.shape[-1] == 32
         if place == "backward" and output.requires_grad:
             output.register_hook(lambda gradient: run_out(len(gradient)))
         elif place == "forward" and (is_teacher if of_teacher else module.training):
