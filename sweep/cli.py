@@ -100,16 +100,16 @@ MaxConcurrent = Annotated[
 
 def stderr() -> "Console":
     """Where progress and messages go."""
-    from rich.console import Console
+    from .consoles import Patient
 
-    return Console(stderr=True, soft_wrap=True)
+    return Patient(stderr=True, soft_wrap=True)
 
 
 def stdout() -> "Console":
     """Where data go; a pipe has no width, so nothing is cut there."""
-    from rich.console import Console
+    from .consoles import Patient
 
-    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+    return Patient(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -559,8 +559,9 @@ def _choose(
 
 
 def _complain(message: str, code: int) -> NoReturn:
-    # What is complained of may be a stranger's file.
-    typer.echo(printable(message), err=True)
+    # Nobody may be left to read it, and what is complained of may be a stranger's file.
+    with suppress(BrokenPipeError):
+        typer.echo(printable(message), err=True)
     sys.exit(code)
 
 

@@ -26,6 +26,7 @@ from ..trainers.floor import below_floor
 from .agenda import Agenda, Item, no_more
 from .breaker import AT_FIRST, Breaker
 from .budget import Meter, say, trials_left, used_by_launches
+from .consoles import Patient
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
 from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
@@ -64,7 +65,7 @@ from .work import (
 )
 
 RAY = Choice()
-STDERR = Console(stderr=True, soft_wrap=True)
+STDERR = Patient(stderr=True, soft_wrap=True)
 
 
 @dataclass(frozen=True)
