@@ -390,6 +390,7 @@ def _run(
     scores = _scores_by_group(attempts)
     referee = Referee(sweep, grid, planned, lock)
     stopped = referee.stopped(attempts)
+    ended_before = done | stopped
     _tidy(sweep, grid, done, stopped, scores)
     too_weak = {
         id: problem
@@ -399,7 +400,7 @@ def _run(
     }
     refused = list(too_weak.values())
     trials = {id for id, row in planned.items() if row.what == "trial"}
-    usable = (done | stopped) - too_weak.keys() - _removed_stages(sweep, planned)
+    usable = ended_before - too_weak.keys() - _removed_stages(sweep, planned)
     todo = _wanted(planned, usable, only)
     names = {id: _name(row) for id, row in planned.items()}
     flops = {id: row.flops for id, row in planned.items()}
@@ -416,21 +417,22 @@ def _run(
         names.update({id: _name(row) for id, row in new.items()})
         trials.update(id for id, row in new.items() if row.what == "trial")
         others.update({id: row.what for id, row in new.items() if row.what != "trial"})
-        return [Item(id, row.depends_on) for id, row in new.items() if id not in done | stopped]
+        return [Item(id, row.depends_on) for id, row in new.items() if id not in ended_before]
 
     if search is not None:
         for attempt in attempts:
             if attempt.what == "trial" and attempt.status == "completed":
                 search.complete(attempt.id, attempt.values)
+    is_proven = not ended_before.isdisjoint(trials)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in sorted(todo, key=lambda row: row.priority)],
         allowed=grid.retries.allowed,
         failures={} if fresh else failures_by_class(attempts),
         unusable=too_weak.keys(),
         waits=waits(attempts, allowed=grid.retries.allowed, fresh=fresh, now=datetime.now(UTC)),
-        at_first=None if done & trials else AT_FIRST,
+        at_first=None if is_proven else AT_FIRST,
         counted=trials,
-        most=trials_left(grid.budget, ended=_num_trials(attempts, done | stopped)),
+        most=trials_left(grid.budget, ended=_num_trials(attempts, ended_before)),
         more=no_more if search is None else partial(propose, search),
     )
     meter = Meter(
@@ -455,7 +457,7 @@ def _run(
     progress = Progress(
         agenda,
         console,
-        done_before=len((done | stopped) & trials),
+        done_before=len(ended_before & trials),
         names=names,
         others=others,
         flops=flops,
@@ -465,7 +467,7 @@ def _run(
     drain = Drain(agenda, lock, progress.tell)
     log = lock.locks / f"{lock.epoch:06d}.log"
     run = executor.make(surveyed, log=log, tell=progress.tell)
-    breaker = Breaker()
+    breaker = Breaker(is_proven=is_proven)
 
     compactor = Compactor(sweep, lock, running=lambda: tuple(agenda.running))
 
