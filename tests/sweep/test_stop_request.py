@@ -15,6 +15,9 @@ import pytest
 
 from kdsweep import results
 from kdsweep.results.store import Store
+from kdsweep.sweep import drain
+from kdsweep.sweep.agenda import Agenda, Item
+from kdsweep.sweep.drain import Drain, signals
 from kdsweep.sweep.errors import NothingMatchesError
 from kdsweep.sweep.lock import Holder, Lock, drain_request, take
 from kdsweep.sweep.stop_request import ask_to_stop
@@ -155,6 +158,24 @@ def test_sigterm_has_a_launch_checkpoint_and_leave_with_75(running: Running) -> 
     assert "go on with: kdsweep resume" in told
     assert statuses(running.store) == ["interrupted"]
     assert set(results.load(running.store).trials["status"]) == {"pending"}
+
+
+def test_grace_ends_what_runs_and_not_what_puts_the_store_in_order_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "GRACE_SECONDS", -1.0)
+    agenda = Agenda([Item("trial")], allowed=lambda _: 0, failures={})
+    agenda.take()
+    lock = take(make_sweep(tmp_path / "sweep"))
+    asked = Drain(agenda, lock, lambda _: None)
+    asked.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt), signals(asked, agenda):
+        asked.look()
+        time.sleep(60)
+    again = Drain(agenda, lock, lambda _: None)
+    with signals(again, agenda):
+        again.ask("SIGTERM")
+    again.look()
 
 
 def test_a_second_ctrl_c_ends_a_launch_whose_trial_does_not_listen(
