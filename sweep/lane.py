@@ -59,6 +59,9 @@ class Lane:
             with suppress(OSError):
                 _send_output_to(work.folder / "log.txt")
             self._tell({"outcome": self._do(work).model_dump()})
+        # Work that came too late is not begun, and whoever handed it over hears by the signal why.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _do(self, work: Work) -> Outcome:
         self._step = 0

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -352,3 +353,21 @@ def test_sigterm_lets_a_lane_checkpoint_and_leave_and_the_next_attempt_goes_on(
     assert first.values["failure/signal"] == "SIGTERM"
     assert second.resumed_from == (endless.epoch, 1)
     assert second.resumed_from_step == first.values["failure/step"]
+
+
+def test_a_lane_that_is_asked_to_leave_between_two_pieces_of_work_says_so_of_the_next(
+    tmp_path: Path,
+) -> None:
+    answers, said = os.pipe()
+    lane = subprocess.Popen(
+        [sys.executable, "-m", "kdsweep.sweep.lane", str(said)],
+        stdin=subprocess.PIPE,
+        pass_fds=(said,),
+        cwd=tmp_path,
+    )
+    os.close(said)
+    with os.fdopen(answers) as lines:
+        assert next(lines) == '{"ready": true}\n'
+        lane.terminate()
+        # Not 0: whatever it was handed meanwhile did not fail by itself (`failure_of_exit`).
+        assert lane.wait(60) == -signal.SIGTERM
