@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -182,11 +183,18 @@ class Driver:
         """
         self._log = log
         self._token = secrets.token_hex(16)
+        # Here, since whatever kills the driver would leave it behind.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="kdsweep-tune-", ignore_cleanup_errors=True
+        )
         messages, said = os.pipe()
         heard, answers = os.pipe()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kdsweep.sweep.driver", str(heard), str(said), lane],
+                [
+                    *(sys.executable, "-m", "kdsweep.sweep.driver"),
+                    *(str(heard), str(said), lane, self._scratch.name),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -205,6 +213,7 @@ class Driver:
 
     def __exit__(self, *_: object) -> None:
         self.end_all()
+        self._scratch.cleanup()
         self._messages.close()
         with contextlib.suppress(BrokenPipeError):
             self._answers.close()
