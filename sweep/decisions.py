@@ -122,17 +122,26 @@ def _file(folder: Path, epoch: int) -> Path:
 def _find(file: Path, id: str, rung: float) -> Decision | None:
     if not file.exists():
         return None
-    mine = (each for each in _read(file) if each.id == id and each.rung == rung)
+    # A lane looks a few times a trial, and the file has a line for every rung of all of them.
+    found = _read(file, only=id.encode())
+    mine = (each for each in found if each.id == id and each.rung == rung)
     return next(mine, None)
 
 
-def _read(file: Path) -> list[Decision]:
-    """The decisions of one launch; whatever else its file holds is none, and is reported."""
+def _read(file: Path, *, only: bytes = b"") -> list[Decision]:
+    """The decisions of one launch; whatever else its file holds is none, and is reported.
+
+    Args:
+        file: Its file.
+        only: Lines without this are not looked at.
+    """
     *lines, torn = file.read_bytes().split(b"\n")
     if torn:
         log.warning("%s: its last line was not written to its end: no decision", file)
     found = []
     for number, line in enumerate(lines, start=1):
+        if only not in line:
+            continue
         try:
             found.append(Decision.model_validate_json(line))
         except ValidationError as error:
