@@ -12,6 +12,7 @@ from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.expansion import PlannedTrial
 from ..search_spaces.grid import Grid
 from ..search_spaces.growth import FurtherSeeds, add_seeds
+from ..search_spaces.search import GridSearch
 from .errors import NothingMatchesError
 from .planning import Content, ContentFacts
 from .words import count
@@ -54,12 +55,19 @@ def grow(
     sweep = Store(folder)
     if not sweep.exists():
         raise InputError([Problem(str(folder), "is no sweep", "Name the folder of a launch.")])
-    best = leaderboard(load(folder), top)
-    if best.empty:
-        raise NothingMatchesError("no trial is completed yet")
     base = Path(sweep.read_sweep()["base"])
     text = sweep.newest_grid()
     place = str(folder / "grids")
+    grid = read_grid(text, file=place, base=base, allow_plugins=allow_plugins)
+    if not isinstance(grid.search, GridSearch):
+        what = "the grid searches its points, and only those of a whole grid can be grown"
+        mend = (
+            "Write a grid with the values of the best points, without `search` and with more seeds."
+        )
+        raise InputError([Problem(place, what, mend)])
+    best = leaderboard(load(folder), top)
+    if best.empty:
+        raise NothingMatchesError("no trial is completed yet")
     content = Content()
 
     def trials_of(grid: Grid) -> dict[str, dict[int, PlannedTrial]]:
@@ -71,7 +79,6 @@ def grow(
             found.setdefault(ids.group, {}).setdefault(planned.trial.seed, planned)
         return found
 
-    grid = read_grid(text, file=place, base=base, allow_plugins=allow_plugins)
     before = trials_of(grid)
     scores = dict(zip(best["group_id"], best["select/primary"], strict=True))
     if strangers := scores.keys() - before.keys():

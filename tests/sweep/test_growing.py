@@ -6,6 +6,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from kdsweep import results
+from kdsweep.results.store import Store
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
@@ -76,3 +77,15 @@ def test_rows_that_changed_since_the_plan_are_not_grown_on(
     said = kdsweep("grow", launched, "--top", "1", "--seeds", "3")
     assert said.returncode == 2
     assert "1 group of the best 1 would have other ids now" in said.stderr
+
+
+def test_a_search_is_not_grown_and_the_message_says_why(
+    tmp_path: Path, write_grid: WriteGrid, kdsweep: Kdsweep
+) -> None:
+    grid = write_grid(search={"method": "random", "trials": 4})
+    sweep = Store(tmp_path / "sweep")
+    sweep.create({"base": str(tmp_path)})
+    sweep.add_grid(grid.read_text())
+    said = kdsweep("grow", sweep.folder, "--top", "1", "--seeds", "4")
+    assert said.returncode == 2
+    assert "the grid searches its points" in said.stderr
