@@ -268,11 +268,27 @@ def grow(
 def stop(
     folder: Folder,
     wait: Annotated[bool, typer.Option("--wait", help="Return once the launch has left.")] = False,
+    trial: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trial", help="End only this trial or group, as `cancelled`; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Ask a running launch, on any host, to checkpoint what it runs and to leave."""
+    from .cancelling import ask_to_cancel
     from .stop_request import ask_to_stop
 
-    ask_to_stop(folder, wait=wait, tell=lambda message: typer.echo(message, err=True))
+    def tell(message: str) -> None:
+        typer.echo(message, err=True)
+
+    if not trial:
+        ask_to_stop(folder, wait=wait, tell=tell)
+    elif wait:
+        what = "waits for a launch that leaves, and with `--trial` it goes on"
+        raise InputError([Problem("--wait", what, "Leave out one of the two.")])
+    else:
+        ask_to_cancel(folder, trial, tell=tell)
 
 
 @app.command()

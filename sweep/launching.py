@@ -54,7 +54,7 @@ from .students import keep_best_student
 from .survey import Surveyed
 from .upkeep import Compactor
 from .watch import Watch
-from .words import named, where_ids_are
+from .words import named_ids
 from .work import (
     Config,
     Outcome,
@@ -617,7 +617,7 @@ def _chosen(
 ) -> frozenset[str] | None:
     groups = {str(row.id): str(row.group_id) for row in rows if row.what == "trial"}
     if trials:
-        return _named_trials(sweep.folder, groups, trials)
+        return named_ids(trials, groups, folder=sweep.folder)
     if not failed_only:
         return None
     attempts = sweep.read_attempts()
@@ -642,19 +642,6 @@ def _waiting_for(ids: Collection[str], rows: Sequence[PlanRow]) -> set[str]:
         if not reached.isdisjoint(row.depends_on):
             reached.add(str(row.id))
     return reached
-
-
-def _named_trials(folder: Path, groups: Mapping[str, str], words: Sequence[str]) -> frozenset[str]:
-    found: set[str] = set()
-    problems: list[Problem] = []
-    for word in words:
-        try:
-            found |= {*named(word, groups, place="--trial", mend=where_ids_are(folder))}
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
-    return frozenset(found)
 
 
 def _name(row: PlanRow) -> str:

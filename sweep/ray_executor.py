@@ -24,7 +24,7 @@ import psutil
 
 from .agenda import Agenda
 from .errors import ClusterLostError, ClusterUnreachableError
-from .executors import Hear, MakeWork, Settle, wait_until_due
+from .executors import Hear, MakeWork, Settle, next_work, wait_until_due
 from .failures import LAST_LINES, describe_exit
 from .inherited import ensure_token, for_ray
 from .work import Outcome, Work, fail
@@ -152,12 +152,12 @@ class _Served:
     def _next(self, trial: str) -> dict[str, Any]:
         if self._in_wave >= WAVE:
             return {"over": True}
-        id = self.agenda.take()
-        if id is None:
+        work = next_work(self.agenda, make_work=self.make_work, settle=self.settle)
+        if work is None:
             # To wait while nothing runs would make Tune sleep for minutes without a heartbeat.
             return {"wait": True} if self.agenda.running else {"over": True}
         self._in_wave += 1
-        self._given[trial] = work = self.make_work(id)
+        self._given[trial] = work
         return {"work": work.model_dump_json()}
 
     def _end(self, work: Work, outcome: str | None) -> None:

@@ -1,5 +1,6 @@
 """Whatever becomes of a lane's process is an outcome, and a row in the store."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from kdsweep.results.store import Store
 from kdsweep.search_spaces import expand, load_grid
 from kdsweep.sweep.dispatch import Dispatch
 from kdsweep.sweep.lane_process import LaneProcess, private_memory
-from kdsweep.sweep.lock import take
+from kdsweep.sweep.lock import cancel_request, take
 from kdsweep.sweep.pinned import new_sweep, pinned_for
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 from kdsweep.sweep.work import Outcome, Work
@@ -300,6 +301,20 @@ def test_a_dead_lane_is_noticed_while_a_child_holds_its_answers(work: Work, toy:
     lane.begin(work)
     assert finish(lane).failure_class == "signal"
     assert is_gone(lane.step)
+
+
+def test_work_that_somebody_asks_to_end_is_cancelled_and_says_by_whom(work: Work, toy: Toy) -> None:
+    lane = toy("tell(step=7); hang()")
+    lane.begin(work)
+    step_of(lane)
+    request = cancel_request(Store(work.store).locks_folder, work.epoch, work.id)
+    request.write_text(json.dumps({"by": "ada on engine"}))
+    outcome = finish(lane)
+    assert (outcome.failure_class, outcome.step) == ("cancelled", 7)
+    assert only_values(work)["failure/asked_by"] == "ada on engine"
+    assert "ada on engine asked that this trial end" in str(outcome.error)
+    # A retry, where the grid has one, is not asked to end as well.
+    assert not request.exists()
 
 
 @pytest.mark.parametrize(
