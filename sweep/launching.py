@@ -33,7 +33,7 @@ from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
 from .estimate import Cost, check_room, estimate, planned_work, read_done, with_flops
 from .executors import Choice
 from .folder import check_folder
-from .lock import Lock, take
+from .lock import Lock, beating, take
 from .pinned import device_of, new_sweep, pinned_for, record_launch
 from .planning import (
     Begun,
@@ -141,7 +141,7 @@ def launch(
     if (search := open_search(sweep, grid, content)) is not None:
         work = search_work(search, plan, content)
     _check_room(estimate(sweep, grid, work, done=done), sweep, executor)
-    with _held(sweep, grid, console) as lock:
+    with _held(sweep, grid, console) as (lock, stop_beating):
         pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         # Another launch may have proposed while this one took the sweep.
         search = open_search(sweep, grid, content)
@@ -169,6 +169,7 @@ def launch(
             grid,
             rows,
             lock,
+            stop_beating=stop_beating,
             search=search,
             pinned=pinned,
             executor=executor,
@@ -219,7 +220,7 @@ def resume(
     only = _chosen(sweep, rows, failed_only=failed_only, trials=trials)
     check_content(rows, losses)
     surveyed = _survey(executor, sweep, grid, rows, console)
-    with _held(sweep, grid, console) as lock:
+    with _held(sweep, grid, console) as (lock, stop_beating):
         pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         _keep_plugins(sweep, grid)
         changes = record_launch(
@@ -240,6 +241,7 @@ def resume(
             grid,
             rows,
             lock,
+            stop_beating=stop_beating,
             search=search,
             pinned=pinned,
             executor=executor,
@@ -356,14 +358,16 @@ def _changed(path: str, subject: str) -> Problem:
 
 
 @contextmanager
-def _held(sweep: Store, grid: Grid, console: Console) -> Iterator[Lock]:
+def _held(sweep: Store, grid: Grid, console: Console) -> Iterator[tuple[Lock, Callable[[], None]]]:
+    """Hold the sweep, and beat until told that the watch over what runs does."""
     if not sweep.exists():
         # Another first launch may have been quicker; the lock decides between the two.
         with suppress(FileExistsError):
             sweep.create(new_sweep(grid))
     lock = take(sweep.locks_folder, tell=partial(console.print, highlight=False, markup=False))
     try:
-        yield lock
+        with beating(lock) as stop_beating:
+            yield lock, stop_beating
     finally:
         lock.release()
 
@@ -374,6 +378,7 @@ def _run(
     rows: Sequence[PlanRow],
     lock: Lock,
     *,
+    stop_beating: Callable[[], None],
     search: Searching | None,
     pinned: Pinned,
     executor: Choice,
@@ -495,6 +500,7 @@ def _run(
                 keep_best_student(sweep, group)
 
     watch = Watch(agenda, lock, drain, meter, refresh=progress.refresh)
+    stop_beating()
     with progress, watch, compactor, signals(drain, agenda):
         try:
             run(agenda, make_work=dispatch, settle=settle, hear=referee.hear)

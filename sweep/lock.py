@@ -7,12 +7,14 @@ that was overtaken finds a higher epoch and may commit nothing more: that is the
 """
 
 import json
+import logging
 import os
 import re
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ import psutil
 
 from ..results.files import publish, replace
 from .errors import StaleEpochError, SweepLockedError
+
+log = logging.getLogger("kdsweep")
 
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
@@ -167,6 +171,37 @@ class Lock:
             drain_request(self.locks, self.epoch).unlink(missing_ok=True)
             for request in self.locks.glob(cancel_request(self.locks, self.epoch, "*").name):
                 request.unlink(missing_ok=True)
+
+
+@contextmanager
+def beating(lock: Lock) -> Iterator[Callable[[], None]]:
+    """Beat while nothing runs: what reads or orders a large store may take longer than silence.
+
+    What is given ends it, for whoever goes on with beats that say more.
+    """
+    is_over = threading.Event()
+    thread = threading.Thread(target=_keep_beating, args=(lock, is_over), daemon=True)
+
+    def stop() -> None:
+        is_over.set()
+        thread.join()
+
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop()
+
+
+def _keep_beating(lock: Lock, is_over: threading.Event) -> None:
+    beats = 0
+    while not is_over.is_set():
+        try:
+            lock.beat(beats, [], used={})
+        except OSError:
+            log.exception("a beat is missing")
+        beats += 1
+        is_over.wait(BEAT_SECONDS)
 
 
 def drain_request(locks: Path, epoch: int) -> Path:
