@@ -209,13 +209,14 @@ class Agenda:
     def blocked(self) -> list[str]:
         """Items that wait for something that failed, or for what waits for that."""
         with self._lock:
-            found: list[str] = []
+            # A dictionary for its order: a look at each, however many are blocked.
+            found: dict[str, None] = {}
             reached = list(self.failed)
             while reached:
                 waiting = [id for id in self._dependents[reached.pop()] if id not in found]
-                found += waiting
+                found |= dict.fromkeys(waiting)
                 reached += waiting
-            return found
+            return list(found)
 
     @property
     def settled(self) -> set[str]:
@@ -259,10 +260,14 @@ class Agenda:
         self._wake()
         if self._draining:
             return False
-        if self._more is not no_more and not (
+        while self._more is not no_more and not (
             self._ready or self._is_crowded or self._awaits_any()
         ):
-            self._add(self._more([*self.failed, *self.blocked, *self.stopped]))
+            items = self._more([*self.failed, *self.blocked, *self.stopped])
+            if not items:
+                break
+            # Of what is new all may have failed before, with its retries used up.
+            self._add(items)
         return bool(self._ready)
 
     def _awaits_any(self) -> bool:

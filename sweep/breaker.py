@@ -14,8 +14,13 @@ see that all fail."""
 class Breaker:
     """Counts failures that are alike, until a trial is completed."""
 
-    def __init__(self) -> None:
-        self.is_proven = False
+    def __init__(self, *, is_proven: bool = False) -> None:
+        """Count from nothing.
+
+        Args:
+            is_proven: Whether an earlier launch of the sweep brought a trial to a result.
+        """
+        self.is_proven = is_proven
         """Whether a trial has come to a result: what fails from now on fails by itself."""
         self._alike: dict[tuple[str, str], set[str]] = defaultdict(set)
 

@@ -100,16 +100,16 @@ MaxConcurrent = Annotated[
 
 def stderr() -> "Console":
     """Where progress and messages go."""
-    from rich.console import Console
+    from .consoles import Patient
 
-    return Console(stderr=True, soft_wrap=True)
+    return Patient(stderr=True, soft_wrap=True)
 
 
 def stdout() -> "Console":
     """Where data go; a pipe has no width, so nothing is cut there."""
-    from rich.console import Console
+    from .consoles import Patient
 
-    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+    return Patient(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -268,11 +268,27 @@ def grow(
 def stop(
     folder: Folder,
     wait: Annotated[bool, typer.Option("--wait", help="Return once the launch has left.")] = False,
+    trial: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trial", help="End only this trial or group, as `cancelled`; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Ask a running launch, on any host, to checkpoint what it runs and to leave."""
+    from .cancelling import ask_to_cancel
     from .stop_request import ask_to_stop
 
-    ask_to_stop(folder, wait=wait, tell=lambda message: typer.echo(message, err=True))
+    def tell(message: str) -> None:
+        typer.echo(message, err=True)
+
+    if not trial:
+        ask_to_stop(folder, wait=wait, tell=tell)
+    elif wait:
+        what = "waits for a launch that leaves, and with `--trial` it goes on"
+        raise InputError([Problem("--wait", what, "Leave out one of the two.")])
+    else:
+        ask_to_cancel(folder, trial, tell=tell)
 
 
 @app.command()
@@ -559,8 +575,9 @@ def _choose(
 
 
 def _complain(message: str, code: int) -> NoReturn:
-    # What is complained of may be a stranger's file.
-    typer.echo(printable(message), err=True)
+    # Nobody may be left to read it, and what is complained of may be a stranger's file.
+    with suppress(BrokenPipeError):
+        typer.echo(printable(message), err=True)
     sys.exit(code)
 
 

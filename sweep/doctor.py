@@ -50,7 +50,7 @@ _KNOWN: Mapping[str, re.Pattern[str]] = {
     "predictions": re.compile(r"[0-9a-f]{8,64}\.\d+-\d+\.[a-z]{1,32}\.parquet"),
     "compact": re.compile(r"(attempts|history|predictions)\.\d+-\d+\.[0-9a-f]{16}\.parquet"),
     "decisions": re.compile(r"\d{6}\.jsonl"),
-    "locks": re.compile(r"\d{6,}\.(json|beat|released|drain|log)"),
+    "locks": re.compile(r"\d{6,}\.(json|beat|released|drain|log|[0-9a-f]{16}\.cancel)"),
 }
 """Names of the files of each folder that holds files alone."""
 

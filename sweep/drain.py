@@ -39,6 +39,8 @@ class Drain:
         self._lock = lock
         self._tell = tell
         self._since = 0.0
+        self._ending = threading.Lock()
+        self._is_over = False
         self.asked: Asked | None = None
         self.why: str | None = None
         """What a person should know of it, where the sweep itself was the reason."""
@@ -68,7 +70,14 @@ class Drain:
             self.ask("stop")
         if self.asked is not None and time.monotonic() - self._since > GRACE_SECONDS:
             self._since = float("inf")
-            os.kill(os.getpid(), signal.SIGINT)
+            with self._ending:
+                if not self._is_over:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    def end(self) -> None:
+        """Note that nothing runs any more: what is still put in order needs no grace."""
+        with self._ending:
+            self._is_over = True
 
     def lose(self, why: str) -> None:
         """Note that the cluster is gone: nobody is left to checkpoint anything."""
@@ -98,5 +107,6 @@ def signals(drain: Drain, agenda: Agenda) -> Iterator[None]:
     try:
         yield
     finally:
+        drain.end()
         for number, handler in before.items():
             signal.signal(number, handler)

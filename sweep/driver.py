@@ -1,10 +1,10 @@
 """The one module that knows Ray: a process that turns work into Tune trials, wave after wave.
 
-Run as `python -m kdsweep.sweep.driver IN OUT LANE`, with two file descriptors and the module that
-trains; `ray_executor` is the other end, and says which work there is. Tune is a disposable engine
-here. It is told one piece of work when a lane is free, its trials never raise, its own state on
-disk is never read again. What it would do alone with a kill, a full disk or a second launch is
-listed in DESIGN.md.
+Run as `python -m kdsweep.sweep.driver IN OUT LANE SCRATCH`, with two file descriptors, the module
+that trains and a folder for Tune's own files; `ray_executor` is the other end, and says which work
+there is. Tune is a disposable engine here. It is told one piece of work when a lane is free, its
+trials never raise, its own state on disk is never read again. What it would do alone with a kill, a
+full disk or a second launch is listed in DESIGN.md.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import queue
+import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,8 +64,9 @@ ENVIRONMENT = {
 class Supervisor:
     """The launch, as its driver sees it."""
 
-    def __init__(self, heard: int, said: int) -> None:
+    def __init__(self, heard: int, said: int, *, scratch: str) -> None:
         self._said = os.fdopen(said, "wb")
+        self._scratch = scratch
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._listen, args=(os.fdopen(heard, "rb"),), daemon=True).start()
 
@@ -88,6 +89,7 @@ class Supervisor:
             self._answers.put(json.loads(line))
         # The launch is gone: nobody is left to be told an outcome, and a newer one may train this.
         end_processes(os.environ[TOKEN], but=os.getpid())
+        shutil.rmtree(self._scratch, ignore_errors=True)
         os._exit(1)
 
 
@@ -285,12 +287,12 @@ def _machine(node: Mapping[str, Any]) -> Machine:
 
 def main() -> None:
     """Serve one launch until it says that its agenda is over."""
-    heard, said, lane = sys.argv[1:]
-    supervisor = Supervisor(int(heard), int(said))
+    heard, said, lane, scratch = sys.argv[1:]
+    supervisor = Supervisor(int(heard), int(said), scratch=scratch)
     asked = supervisor.answer()
     address = asked["address"]
     try:
-        with _ray(address), tempfile.TemporaryDirectory(prefix="kdsweep-tune-") as scratch:
+        with _ray(address):
             threading.Thread(target=_leave_with_the_cluster, daemon=True).start()
             supervisor.tell(up=True)
             places = Places(most=asked["max_concurrent"], is_growing=address != "local")

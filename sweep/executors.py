@@ -12,9 +12,10 @@ from ..search_spaces.errors import InputError, Problem
 from ..search_spaces.resources import Request
 from .address import check_reachable, host_and_port
 from .agenda import Agenda
+from .cancelling import cancelled, forget_request
 from .machines import this_machine, unmet
 from .survey import HERE, Device, Surveyed, survey
-from .work import Keeper, Outcome, Work, run
+from .work import Keeper, Outcome, Work, fail, run
 
 TICK_SECONDS = 0.25
 
@@ -135,6 +136,18 @@ def wait_until_due(agenda: Agenda) -> bool:
     return seconds is not None
 
 
+def next_work(agenda: Agenda, *, make_work: MakeWork, settle: Settle) -> Work | None:
+    """The next attempt; those that somebody asked not to start are booked, and never begun."""
+    while (id := agenda.take()) is not None:
+        work = make_work(id)
+        if (asked := cancelled(work)) is None:
+            return work
+        outcome = fail(work, asked.failure_class, asked.error, evidence=asked.evidence)
+        forget_request(work)
+        settle(work, outcome)
+    return None
+
+
 class Executor(Protocol):
     """Runs an agenda's items until nothing runs and nothing can start."""
 
@@ -151,13 +164,22 @@ class Serial:
     def __call__(self, agenda: Agenda, *, make_work: MakeWork, settle: Settle, hear: Hear) -> None:
         """Return once the agenda is over."""
         keeper = Keeper()
-        while wait_until_due(agenda) and (id := agenda.take()) is not None:
-            work = make_work(id)
+        while wait_until_due(agenda):
+            work = next_work(agenda, make_work=make_work, settle=settle)
+            if work is None:
+                continue
             outcome = run(
                 work,
                 keeper=keeper,
-                stop=lambda: agenda.is_draining,
+                stop=partial(_has_to_stop, agenda, work),
                 beat=lambda _: None,
                 tell=partial(hear, work),
+                leaves=partial(cancelled, work),
             )
+            if outcome.failure_class == "cancelled":
+                forget_request(work)
             settle(work, outcome)
+
+
+def _has_to_stop(agenda: Agenda, work: Work) -> bool:
+    return agenda.is_draining or cancelled(work) is not None

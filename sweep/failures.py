@@ -139,7 +139,7 @@ def _last_lines(error: BaseException) -> str:
 def describe_exit(returncode: int, *, who: str = "the lane") -> str:
     """How a process ended in the middle of its work, in words."""
     if returncode < 0:
-        return f"{who} was ended by {signal.Signals(-returncode).name}"
+        return f"{who} was ended by {_signal_name(-returncode)}"
     return f"{who} left with exit status {returncode} in the middle of its work"
 
 

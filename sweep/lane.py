@@ -19,11 +19,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+from .failures import Failure
 from .redaction import RedactingStream
 from .work import Keeper, Outcome, Work, run
 
 BEAT_SECONDS = 1.0
 """Between two beats, at least."""
+
+SIGTERM = Failure(
+    "preempted", "SIGTERM asked the lane to leave", evidence={"failure/signal": "SIGTERM"}
+)
 
 
 def main(keeper: Keeper) -> None:
@@ -59,6 +64,9 @@ class Lane:
             with suppress(OSError):
                 _send_output_to(work.folder / "log.txt")
             self._tell({"outcome": self._do(work).model_dump()})
+        # Work that came too late is not begun, and whoever handed it over hears by the signal why.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _do(self, work: Work) -> Outcome:
         self._step = 0
@@ -68,7 +76,7 @@ class Lane:
             stop=self._stop,
             beat=self._beat,
             tell=lambda said: self._tell({"told": {**said}}),
-            is_preempted=lambda: self._is_preempted,
+            leaves=lambda: SIGTERM if self._is_preempted else None,
         )
 
     def _stop(self) -> bool:

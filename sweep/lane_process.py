@@ -15,13 +15,14 @@ from typing import IO, Any
 
 import psutil
 
+from .cancelling import cancelled, forget_request
 from .failures import LAST_LINES, Failure, failure_of_exit, policy
 from .work import Attempted, Outcome, Work, fail
 
 LANE = (sys.executable, "-m", "kdsweep.sweep.lane")
 
 LOOK_SECONDS = 1.0
-"""Between two looks at a lane's memory."""
+"""Between two looks at a lane's memory, and for a request to end its work."""
 
 DEATH_SECONDS = 2.0
 """For a killed process to be gone; one that hangs in the kernel is left behind."""
@@ -184,6 +185,8 @@ class LaneProcess:
         if now - self._looked_at < LOOK_SECONDS:
             return None
         self._looked_at = now
+        if (asked := cancelled(work)) is not None:
+            return asked
         memory = private_memory(process.pid)
         if memory > work.resources.memory_gb * GIB:
             told = (
@@ -219,13 +222,16 @@ class LaneProcess:
         self.close()
         if work is None:
             raise RuntimeError("no work was lost")
-        return fail(
+        outcome = fail(
             work,
             failure.failure_class,
             "\n".join([*_tail(work.folder / "log.txt"), failure.error]),
             attempted=Attempted(self._began, step=self.step),
             evidence=failure.evidence,
         )
+        if failure.failure_class == "cancelled":
+            forget_request(work)
+        return outcome
 
 
 def private_memory(pid: int) -> int:

@@ -27,13 +27,14 @@ from ..trainers.floor import below_floor
 from .agenda import Agenda, Item, no_more
 from .breaker import AT_FIRST, Breaker
 from .budget import Meter, say, trials_left, used_by_launches
+from .consoles import Patient
 from .dispatch import Dispatch
 from .drain import Asked, Drain, signals
 from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
 from .estimate import Cost, check_room, estimate, planned_work, read_done, with_flops
 from .executors import Choice
 from .folder import check_folder
-from .lock import Lock, take
+from .lock import Lock, beating, take
 from .pinned import device_of, new_sweep, pinned_for, record_launch
 from .planning import (
     Begun,
@@ -54,7 +55,7 @@ from .students import keep_best_student
 from .survey import Surveyed
 from .upkeep import Compactor
 from .watch import Watch
-from .words import named, where_ids_are
+from .words import named_ids
 from .work import (
     Config,
     Outcome,
@@ -65,7 +66,7 @@ from .work import (
 )
 
 RAY = Choice()
-STDERR = Console(stderr=True, soft_wrap=True)
+STDERR = Patient(stderr=True, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def launch(
     if (search := open_search(sweep, grid, content)) is not None:
         work = search_work(search, plan, content)
     _check_room(estimate(sweep, grid, work, done=done), sweep, executor)
-    with _held(sweep, grid, console) as lock:
+    with _held(sweep, grid, console) as (lock, stop_beating):
         pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         # Another launch may have proposed while this one took the sweep.
         search = open_search(sweep, grid, content)
@@ -170,6 +171,7 @@ def launch(
             grid,
             rows,
             lock,
+            stop_beating=stop_beating,
             search=search,
             pinned=pinned,
             executor=executor,
@@ -224,7 +226,7 @@ def resume(
     _check_attempts(sweep, console)
     _check_room(_cost_of_rest(sweep, grid, content, only), sweep, executor)
     surveyed = _survey(executor, sweep, grid, rows, console)
-    with _held(sweep, grid, console) as lock:
+    with _held(sweep, grid, console) as (lock, stop_beating):
         pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         _keep_plugins(sweep, grid)
         changes = record_launch(
@@ -245,6 +247,7 @@ def resume(
             grid,
             rows,
             lock,
+            stop_beating=stop_beating,
             search=search,
             pinned=pinned,
             executor=executor,
@@ -398,14 +401,16 @@ def _changed(path: str, subject: str) -> Problem:
 
 
 @contextmanager
-def _held(sweep: Store, grid: Grid, console: Console) -> Iterator[Lock]:
+def _held(sweep: Store, grid: Grid, console: Console) -> Iterator[tuple[Lock, Callable[[], None]]]:
+    """Hold the sweep, and beat until told that the watch over what runs does."""
     if not sweep.exists():
         # Another first launch may have been quicker; the lock decides between the two.
         with suppress(FileExistsError):
             sweep.create(new_sweep(grid))
     lock = take(sweep.locks_folder, tell=partial(console.print, highlight=False, markup=False))
     try:
-        yield lock
+        with beating(lock) as stop_beating:
+            yield lock, stop_beating
     finally:
         lock.release()
 
@@ -416,6 +421,7 @@ def _run(
     rows: Sequence[PlanRow],
     lock: Lock,
     *,
+    stop_beating: Callable[[], None],
     search: Searching | None,
     pinned: Pinned,
     executor: Choice,
@@ -432,6 +438,7 @@ def _run(
     scores = _scores_by_group(attempts)
     referee = Referee(sweep, grid, planned, lock)
     stopped = referee.stopped(attempts)
+    ended_before = done | stopped
     _tidy(sweep, grid, done, stopped, scores)
     too_weak = {
         id: problem
@@ -441,7 +448,7 @@ def _run(
     }
     refused = list(too_weak.values())
     trials = {id for id, row in planned.items() if row.what == "trial"}
-    usable = (done | stopped) - too_weak.keys() - _removed_stages(sweep, planned)
+    usable = ended_before - too_weak.keys() - _removed_stages(sweep, planned)
     todo = _wanted(planned, usable, only)
     names = {id: _name(row) for id, row in planned.items()}
     flops = {id: row.flops for id, row in planned.items()}
@@ -458,21 +465,22 @@ def _run(
         names.update({id: _name(row) for id, row in new.items()})
         trials.update(id for id, row in new.items() if row.what == "trial")
         others.update({id: row.what for id, row in new.items() if row.what != "trial"})
-        return [Item(id, row.depends_on) for id, row in new.items() if id not in done | stopped]
+        return [Item(id, row.depends_on) for id, row in new.items() if id not in ended_before]
 
     if search is not None:
         for attempt in attempts:
             if attempt.what == "trial" and attempt.status == "completed":
                 search.complete(attempt.id, attempt.values)
+    is_proven = not ended_before.isdisjoint(trials)
     agenda = Agenda(
         [Item(str(row.id), row.depends_on) for row in sorted(todo, key=lambda row: row.priority)],
         allowed=grid.retries.allowed,
         failures={} if fresh else failures_by_class(attempts),
         unusable=too_weak.keys(),
         waits=waits(attempts, allowed=grid.retries.allowed, fresh=fresh, now=datetime.now(UTC)),
-        at_first=None if done & trials else AT_FIRST,
+        at_first=None if is_proven else AT_FIRST,
         counted=trials,
-        most=trials_left(grid.budget, ended=_num_trials(attempts, done | stopped)),
+        most=trials_left(grid.budget, ended=_num_trials(attempts, ended_before)),
         more=no_more if search is None else partial(propose, search),
     )
     meter = Meter(
@@ -497,7 +505,7 @@ def _run(
     progress = Progress(
         agenda,
         console,
-        done_before=len((done | stopped) & trials),
+        done_before=len(ended_before & trials),
         names=names,
         others=others,
         flops=flops,
@@ -507,7 +515,7 @@ def _run(
     drain = Drain(agenda, lock, progress.tell)
     log = lock.locks / f"{lock.epoch:06d}.log"
     run = executor.make(surveyed, log=log, tell=progress.tell)
-    breaker = Breaker()
+    breaker = Breaker(is_proven=is_proven)
 
     compactor = Compactor(sweep, lock, running=lambda: tuple(agenda.running))
 
@@ -535,6 +543,7 @@ def _run(
                 keep_best_student(sweep, group)
 
     watch = Watch(agenda, lock, drain, meter, refresh=progress.refresh)
+    stop_beating()
     with progress, watch, compactor, signals(drain, agenda):
         try:
             run(agenda, make_work=dispatch, settle=settle, hear=referee.hear)
@@ -657,7 +666,7 @@ def _chosen(
 ) -> frozenset[str] | None:
     groups = {str(row.id): str(row.group_id) for row in rows if row.what == "trial"}
     if trials:
-        return _named_trials(sweep.folder, groups, trials)
+        return named_ids(trials, groups, folder=sweep.folder)
     if not failed_only:
         return None
     attempts = sweep.read_attempts()
@@ -682,19 +691,6 @@ def _waiting_for(ids: Collection[str], rows: Sequence[PlanRow]) -> set[str]:
         if not reached.isdisjoint(row.depends_on):
             reached.add(str(row.id))
     return reached
-
-
-def _named_trials(folder: Path, groups: Mapping[str, str], words: Sequence[str]) -> frozenset[str]:
-    found: set[str] = set()
-    problems: list[Problem] = []
-    for word in words:
-        try:
-            found |= {*named(word, groups, place="--trial", mend=where_ids_are(folder))}
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
-    return frozenset(found)
 
 
 def _name(row: PlanRow) -> str:

@@ -1,18 +1,20 @@
 """Who launches a sweep: one launch at a time, by epochs that only ever grow.
 
 `locks/<epoch>.json` is created exclusively and never changed: whoever made the highest epoch holds
-the sweep. Beside it lie a beat (rewritten every two seconds while the launch lives), a request to
-drain, and the mark of an orderly end, which the last beat becomes. A launch that was overtaken
-finds a higher epoch and may commit nothing more: that is the fence.
+the sweep. Beside it lie a beat (rewritten every two seconds while the launch lives), requests to
+drain or to end single trials, and the mark of an orderly end, which the last beat becomes. A launch
+that was overtaken finds a higher epoch and may commit nothing more: that is the fence.
 """
 
 import json
+import logging
 import os
 import re
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ import psutil
 
 from ..results.files import publish, replace
 from .errors import StaleEpochError, SweepLockedError
+
+log = logging.getLogger("kdsweep")
 
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
@@ -84,7 +88,8 @@ def _started(process: psutil.Process) -> float:
     return int(after_name.split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def _write(text: str, path: Path) -> None:
+def write_text(text: str, path: Path) -> None:
+    """Write a file that is still temporary."""
     path.write_text(text, encoding="utf-8")
 
 
@@ -145,7 +150,7 @@ class Lock:
             "pid": os.getpid(),
         }
         body = json.dumps(beat)
-        replace(_beat(self.locks, self.epoch), partial(_write, body))
+        replace(_beat(self.locks, self.epoch), partial(write_text, body))
 
     def check(self) -> None:
         """Raise StaleEpochError once another launch has taken over."""
@@ -164,11 +169,49 @@ class Lock:
             except FileNotFoundError:
                 released.touch(mode=0o600, exist_ok=True)
             drain_request(self.locks, self.epoch).unlink(missing_ok=True)
+            for request in self.locks.glob(cancel_request(self.locks, self.epoch, "*").name):
+                request.unlink(missing_ok=True)
+
+
+@contextmanager
+def beating(lock: Lock) -> Iterator[Callable[[], None]]:
+    """Beat while nothing runs: what reads or orders a large store may take longer than silence.
+
+    What is given ends it, for whoever goes on with beats that say more.
+    """
+    is_over = threading.Event()
+    thread = threading.Thread(target=_keep_beating, args=(lock, is_over), daemon=True)
+
+    def stop() -> None:
+        is_over.set()
+        thread.join()
+
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop()
+
+
+def _keep_beating(lock: Lock, is_over: threading.Event) -> None:
+    beats = 0
+    while not is_over.is_set():
+        try:
+            lock.beat(beats, [], used={})
+        except OSError:
+            log.exception("a beat is missing")
+        beats += 1
+        is_over.wait(BEAT_SECONDS)
 
 
 def drain_request(locks: Path, epoch: int) -> Path:
     """The file whose presence asks a launch and its lanes to checkpoint and leave."""
     return locks / f"{epoch:06d}.drain"
+
+
+def cancel_request(locks: Path, epoch: int, id: str) -> Path:
+    """The file whose presence asks a launch to end one trial."""
+    return locks / f"{epoch:06d}.{id}.cancel"
 
 
 def take(
@@ -194,7 +237,7 @@ def take(
     mine = locks / f"{epoch + 1:06d}.json"
     body = json.dumps(asdict(Holder.here()))
     try:
-        publish(mine, partial(_write, body))
+        publish(mine, partial(write_text, body))
     except FileExistsError:
         raise SweepLockedError("another launch took this sweep just now") from None
     return Lock(locks, epoch + 1)

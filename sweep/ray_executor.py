@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ import psutil
 
 from .agenda import Agenda
 from .errors import ClusterLostError, ClusterUnreachableError
-from .executors import Hear, MakeWork, Settle, wait_until_due
+from .executors import Hear, MakeWork, Settle, next_work, wait_until_due
 from .failures import LAST_LINES, describe_exit
 from .inherited import ensure_token, for_ray
 from .work import Outcome, Work, fail
@@ -151,12 +152,12 @@ class _Served:
     def _next(self, trial: str) -> dict[str, Any]:
         if self._in_wave >= WAVE:
             return {"over": True}
-        id = self.agenda.take()
-        if id is None:
+        work = next_work(self.agenda, make_work=self.make_work, settle=self.settle)
+        if work is None:
             # To wait while nothing runs would make Tune sleep for minutes without a heartbeat.
             return {"wait": True} if self.agenda.running else {"over": True}
         self._in_wave += 1
-        self._given[trial] = work = self.make_work(id)
+        self._given[trial] = work
         return {"work": work.model_dump_json()}
 
     def _end(self, work: Work, outcome: str | None) -> None:
@@ -182,11 +183,18 @@ class Driver:
         """
         self._log = log
         self._token = secrets.token_hex(16)
+        # Here, since whatever kills the driver would leave it behind.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="kdsweep-tune-", ignore_cleanup_errors=True
+        )
         messages, said = os.pipe()
         heard, answers = os.pipe()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kdsweep.sweep.driver", str(heard), str(said), lane],
+                [
+                    *(sys.executable, "-m", "kdsweep.sweep.driver"),
+                    *(str(heard), str(said), lane, self._scratch.name),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -205,6 +213,7 @@ class Driver:
 
     def __exit__(self, *_: object) -> None:
         self.end_all()
+        self._scratch.cleanup()
         self._messages.close()
         with contextlib.suppress(BrokenPipeError):
             self._answers.close()

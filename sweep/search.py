@@ -152,14 +152,15 @@ class Searching:
         asks for nothing.
 
         Args:
-            lost: Ids of what has failed for good, and of what waits for that.
+            lost: Ids of what has failed for good or was stopped, and of what waits for that.
         """
         new: list[PlanRow] = []
         while (study := self._next()) is not None:
             rows = [row for row in self._fill(study, lost) if row.id not in self._known]
             self._known |= {row.id for row in rows if row.id is not None}
             new += rows
-            if any(row.what == "trial" and row.id not in self._results for row in rows):
+            trials = {str(row.id) for row in rows if row.what == "trial"}
+            if trials - self._results.keys() - set(lost):
                 break
         return tuple(new)
 

@@ -12,7 +12,7 @@ from ..results.compaction import GRACE_SECONDS, Compaction
 from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
 from .errors import StaleEpochError
-from .lock import BEAT_SECONDS, Lock, take
+from .lock import Lock, beating, take
 from .words import count
 
 log = logging.getLogger("kdsweep")
@@ -141,26 +141,10 @@ def kept(sweep: Store) -> Iterator[Lock]:
     """
     told = sweep.read_sweep()
     lock = take(sweep.locks_folder)
-    is_over = threading.Event()
-    beats = threading.Thread(target=_beat, args=(lock, is_over), daemon=True)
     try:
-        beats.start()
-        # From here on the store says this version: an older one would not see compact files.
-        sweep.write_sweep(told)
-        yield lock
+        with beating(lock):
+            # From here on the store says this version: an older one would not see compact files.
+            sweep.write_sweep(told)
+            yield lock
     finally:
-        is_over.set()
-        beats.join()
         lock.release()
-
-
-def _beat(lock: Lock, is_over: threading.Event) -> None:
-    beats = 0
-    while True:
-        try:
-            lock.beat(beats, [], used={})
-        except OSError:
-            log.exception("a beat is missing")
-        beats += 1
-        if is_over.wait(BEAT_SECONDS):
-            return

@@ -1,6 +1,6 @@
 """How people write: what a word names, and counts that read as they are said."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..search_spaces.errors import InputError, Problem
@@ -71,3 +71,21 @@ def named(word: str, groups: Mapping[str, str], *, place: str, mend: str) -> tup
             more = f" and {len(many) - LISTED} more" if len(many) > LISTED else ""
             listed = f"Write more digits: {', '.join(many[:LISTED])}{more}"
             raise InputError([Problem(place, what, listed)])
+
+
+def named_ids(words: Sequence[str], groups: Mapping[str, str], *, folder: Path) -> frozenset[str]:
+    """The ids of trials that the words behind `--trial` name (`named`).
+
+    Raises:
+        InputError: Some name nothing, or several things; all of them at once.
+    """
+    found: set[str] = set()
+    problems: list[Problem] = []
+    for word in words:
+        try:
+            found |= {*named(word, groups, place="--trial", mend=where_ids_are(folder))}
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return frozenset(found)

@@ -29,7 +29,7 @@ from ..search_spaces.trial import Digests, Trial
 from .decisions import wait_for_decision
 from .errors import StaleEpochError
 from .failpoints import failpoint
-from .failures import Evidence, FailureClass, failure_of, is_unwritable
+from .failures import Evidence, Failure, FailureClass, failure_of, is_unwritable
 from .lock import check_epoch
 from .redaction import RedactingFormatter, redact
 
@@ -215,9 +215,9 @@ def settings_of(work: Work) -> "Settings":
     )
 
 
-def never() -> bool:
-    """Nobody asks."""
-    return False
+def nobody_asks() -> Failure | None:
+    """No attempt has to leave before its launch does."""
+    return None
 
 
 def run(
@@ -227,7 +227,7 @@ def run(
     stop: Callable[[], bool],
     beat: Callable[[int], None],
     tell: Callable[[Mapping[str, Any]], None],
-    is_preempted: Callable[[], bool] = never,
+    leaves: Callable[[], Failure | None] = nobody_asks,
 ) -> Outcome:
     """Train a trial or prepare a teacher, and commit the attempt. Never raises for its failures.
 
@@ -237,7 +237,7 @@ def run(
         stop: Looked at before every step: whether to checkpoint and leave.
         beat: Told the step that was reached: the work is alive.
         tell: Says something to the launch, as JSON; what it has to say to it comes by the store.
-        is_preempted: Whether it is this process that has to leave, rather than the launch.
+        leaves: Why it is this attempt that has to end, rather than the launch; None if it is not.
     """
     attempted = Attempted(datetime.now(UTC))
     try:
@@ -250,7 +250,7 @@ def run(
                 stop=stop,
                 beat=beat,
                 tell=tell,
-                is_preempted=is_preempted,
+                leaves=leaves,
             )
     except StaleEpochError as error:
         log.warning("%s: nothing is committed", error)
@@ -269,19 +269,18 @@ def _attempt(
     stop: Callable[[], bool],
     beat: Callable[[int], None],
     tell: Callable[[Mapping[str, Any]], None],
-    is_preempted: Callable[[], bool],
+    leaves: Callable[[], Failure | None],
 ) -> Outcome:
     store = Store(work.store)
     try:
         _consume(work, store, attempted, keeper=keeper, stop=stop, beat=beat, tell=tell)
-        if attempted.ended_as == "interrupted" and is_preempted():
-            told = f"SIGTERM asked the lane to leave; it did, after step {attempted.step}"
+        if attempted.ended_as == "interrupted" and (why := leaves()) is not None:
             return fail(
                 work,
-                "preempted",
-                told,
+                why.failure_class,
+                f"{why.error}; it did, after step {attempted.step}",
                 attempted=attempted,
-                evidence={"failure/signal": "SIGTERM"},
+                evidence=why.evidence,
             )
         commit(work, attempted, status=attempted.ended_as)
     except StaleEpochError:

@@ -287,6 +287,19 @@ def test_who_is_asked_for_more_is_told_what_is_lost() -> None:
     assert asked == [["teacher", "trial"]]
 
 
+def test_more_is_asked_for_until_something_can_start_although_the_first_were_given_up() -> None:
+    waiting = [[Item("one")], [Item("two")], [Item("three")]]
+    agenda = Agenda(
+        [],
+        allowed=lambda _: 0,
+        failures={"one": Counter(error=1), "two": Counter(error=1)},
+        more=lambda _: waiting.pop(0) if waiting else [],
+    )
+    assert wait_until_due(agenda)
+    assert agenda.take() == "three"
+    assert agenda.failed == ["one", "two"]
+
+
 def test_nothing_more_is_asked_for_while_draining() -> None:
     agenda, asked = agenda_with_more([Item("second")])
     agenda.take()

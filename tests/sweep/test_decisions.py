@@ -159,3 +159,20 @@ def test_a_lane_that_is_asked_to_leave_does_not_wait_for_a_decision(tmp_path: Pa
 def test_a_decision_of_an_earlier_launch_is_for_the_launch_to_repeat(tmp_path: Path) -> None:
     log_of(tmp_path, 0).append(decision(1))
     assert wait(tmp_path, stop=lambda: True) is None
+
+
+def test_whoever_waits_looks_at_no_line_of_other_trials(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = log_of(tmp_path, 1)
+    log.append(decision(1, id="b" * 16))
+    file = tmp_path / "decisions" / "000001.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"goes_on", b"goes_off"))
+    log.append(decision(2))
+    found = wait(tmp_path)
+    assert found is not None
+    assert found.number == 2
+    assert caplog.records == []
+    # Who reads all of them says what is damaged.
+    assert len(read_decisions(tmp_path / "decisions")) == 1
+    assert "is no decision" in caplog.text

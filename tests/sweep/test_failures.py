@@ -17,6 +17,7 @@ from kdsweep.search_spaces.grid import Retries
 from kdsweep.sweep.failures import (
     POLICIES,
     FailureClass,
+    describe_exit,
     failure_of,
     failure_of_exit,
     is_unwritable,
@@ -86,6 +87,10 @@ def test_the_end_of_a_lane_has_a_class(
     found = failure_of_exit(returncode, has_spoken=has_spoken, kernel_kills=kernel_kills)
     assert found.failure_class == failure_class
     assert found.evidence == evidence
+
+
+def test_the_end_of_a_driver_is_told_although_its_signal_has_no_name() -> None:
+    assert describe_exit(-40, who="the driver") == "the driver was ended by signal 40"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Whatever becomes of a lane's process is an outcome, and a row in the store."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from kdsweep.results.store import Store
 from kdsweep.search_spaces import expand, load_grid
 from kdsweep.sweep.dispatch import Dispatch
 from kdsweep.sweep.lane_process import LaneProcess, private_memory
-from kdsweep.sweep.lock import take
+from kdsweep.sweep.lock import cancel_request, take
 from kdsweep.sweep.pinned import new_sweep, pinned_for
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 from kdsweep.sweep.work import Outcome, Work
@@ -317,6 +319,20 @@ def test_a_dead_lane_is_noticed_while_a_child_holds_its_answers(work: Work, toy:
     assert is_gone(lane.step)
 
 
+def test_work_that_somebody_asks_to_end_is_cancelled_and_says_by_whom(work: Work, toy: Toy) -> None:
+    lane = toy("tell(step=7); hang()")
+    lane.begin(work)
+    step_of(lane)
+    request = cancel_request(Store(work.store).locks_folder, work.epoch, work.id)
+    request.write_text(json.dumps({"by": "ada on engine"}))
+    outcome = finish(lane)
+    assert (outcome.failure_class, outcome.step) == ("cancelled", 7)
+    assert only_values(work)["failure/asked_by"] == "ada on engine"
+    assert "ada on engine asked that this trial end" in str(outcome.error)
+    # A retry, where the grid has one, is not asked to end as well.
+    assert not request.exists()
+
+
 @pytest.mark.parametrize(
     ("failure_class", "is_kept"),
     [("nan", True), ("environment", True), ("error", False), ("out_of_memory", False)],
@@ -368,3 +384,21 @@ def test_sigterm_lets_a_lane_checkpoint_and_leave_and_the_next_attempt_goes_on(
     assert first.values["failure/signal"] == "SIGTERM"
     assert second.resumed_from == (endless.epoch, 1)
     assert second.resumed_from_step == first.values["failure/step"]
+
+
+def test_a_lane_that_is_asked_to_leave_between_two_pieces_of_work_says_so_of_the_next(
+    tmp_path: Path,
+) -> None:
+    answers, said = os.pipe()
+    lane = subprocess.Popen(
+        [sys.executable, "-m", "kdsweep.sweep.lane", str(said)],
+        stdin=subprocess.PIPE,
+        pass_fds=(said,),
+        cwd=tmp_path,
+    )
+    os.close(said)
+    with os.fdopen(answers) as lines:
+        assert next(lines) == '{"ready": true}\n'
+        lane.terminate()
+        # Not 0: whatever it was handed meanwhile did not fail by itself (`failure_of_exit`).
+        assert lane.wait(60) == -signal.SIGTERM

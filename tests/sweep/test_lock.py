@@ -7,11 +7,17 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
+from rich.console import Console
 
+from kdsweep.results.store import Store
+from kdsweep.search_spaces.grid import Grid
+from kdsweep.sweep import launching
+from kdsweep.sweep import lock as locking
 from kdsweep.sweep.errors import StaleEpochError, SweepLockedError
-from kdsweep.sweep.lock import Holder, Lock, newest_epoch, take
+from kdsweep.sweep.lock import Holder, Lock, is_released, newest_epoch, take
 
 
 def hold(locks: Path, holder: Holder, *, epoch: int = 1) -> None:
@@ -172,3 +178,23 @@ def test_files_that_are_no_locks_are_no_epochs(tmp_path: Path) -> None:
     for name in ("000007.drain", "000008.beat", ".000009.json.12-ab.tmp", "10.json"):
         (tmp_path / name).touch()
     assert take(tmp_path).epoch == 1
+
+
+def test_whoever_takes_a_sweep_beats_from_then_on_until_it_is_told_that_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "BEAT_SECONDS", 0.01)
+    sweep = Store(tmp_path / "sweep")
+    sweep.create({})
+    beat = sweep.locks_folder / "000001.beat"
+    # The grid is for a sweep that is not there yet.
+    with launching._held(sweep, cast("Grid", None), Console(quiet=True)) as (held, stop_beating):
+        until = time.monotonic() + 60
+        while not (beat.exists() and json.loads(beat.read_text())["count"] > 2):
+            assert time.monotonic() < until, "a launch that prepares says nothing"
+            time.sleep(0.01)
+        stop_beating()
+        last = beat.read_text()
+        time.sleep(0.1)
+        assert beat.read_text() == last
+    assert is_released(sweep.locks_folder, held.epoch)

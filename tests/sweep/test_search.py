@@ -173,6 +173,19 @@ def test_a_point_that_was_proposed_before_is_not_trained_again(
     assert len(frame.search()) == 20
 
 
+def test_a_point_that_was_stopped_or_given_up_before_fills_its_slot_and_the_next_is_proposed(
+    write_grid: WriteGrid, tmp_path: Path
+) -> None:
+    axes = {**AXES, "training.learning_rate": [1e-3]}
+    grid = write_grid(axes=axes, search={"method": "random", "trials": 8})
+    one = opened(grid, tmp_path / "one")
+    first = [str(row.id) for row in one.propose(()) if row.what == "trial"]
+    # As where the whole grid was trained before, with early stopping.
+    other = opened(grid, tmp_path / "other")
+    found = [str(row.id) for row in other.propose(first) if row.what == "trial"]
+    assert set(found) > set(first)
+
+
 def test_an_impossible_point_is_never_trained_and_the_slot_draws_another(
     write_grid: WriteGrid, tmp_path: Path
 ) -> None:

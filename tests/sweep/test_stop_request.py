@@ -14,9 +14,15 @@ from subprocess import CompletedProcess
 import pytest
 
 from kdsweep import results
+from kdsweep.results.schema import Attempt
 from kdsweep.results.store import Store
+from kdsweep.search_spaces.grid import Retries
+from kdsweep.sweep import drain, launching
+from kdsweep.sweep.agenda import Agenda, Item
+from kdsweep.sweep.drain import Drain, signals
 from kdsweep.sweep.errors import NothingMatchesError
 from kdsweep.sweep.lock import Holder, Lock, drain_request, take
+from kdsweep.sweep.retrying import failures_by_class
 from kdsweep.sweep.stop_request import ask_to_stop
 
 Kdsweep = Callable[..., CompletedProcess[str]]
@@ -157,6 +163,24 @@ def test_sigterm_has_a_launch_checkpoint_and_leave_with_75(running: Running) -> 
     assert set(results.load(running.store).trials["status"]) == {"pending"}
 
 
+def test_grace_ends_what_runs_and_not_what_puts_the_store_in_order_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "GRACE_SECONDS", -1.0)
+    agenda = Agenda([Item("trial")], allowed=lambda _: 0, failures={})
+    agenda.take()
+    lock = take(make_sweep(tmp_path / "sweep"))
+    asked = Drain(agenda, lock, lambda _: None)
+    asked.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt), signals(asked, agenda):
+        asked.look()
+        time.sleep(60)
+    again = Drain(agenda, lock, lambda _: None)
+    with signals(again, agenda):
+        again.ask("SIGTERM")
+    again.look()
+
+
 def test_a_second_ctrl_c_ends_a_launch_whose_trial_does_not_listen(
     write_grid: WriteGrid, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -187,3 +211,57 @@ def test_a_launch_that_wakes_up_after_it_was_overtaken_commits_nothing_and_leave
     assert code == 75
     assert "overtaken: nothing new is started" in told
     assert statuses(running.store) == before == []
+
+
+def test_single_trials_of_a_launch_are_cancelled_and_the_others_go_on(
+    write_grid: WriteGrid,
+    environment: dict[str, str],
+    kdsweep: Kdsweep,
+) -> None:
+    running = Running(write_grid(training=ENDLESS), environment)
+    store = running.store
+    first, second, third, _ = results.load(store).trials["trial_id"]
+    said = kdsweep("stop", store, "--trial", first[:12], "--trial", second)
+    assert said.returncode == 0, said.stderr
+    assert f"pid {running.process.pid} on {socket.gethostname()}" in said.stderr
+    assert "is asked to end 2 trials" in said.stderr
+    wait_for(lambda: bool(list(store.glob(f"work/{third}/*/checkpoints/step-*"))))
+    assert kdsweep("stop", store, "--wait").returncode == 0
+    assert running.end()[0] == 75
+    shown = results.load(store).trials.set_index("trial_id")
+    assert list(shown["status"]) == ["failed", "failed", "pending", "pending"]
+    assert list(shown["failure_class"][[first, second]]) == ["cancelled", "cancelled"]
+    by = [a.values["failure/asked_by"] for a in attempts_of(store, first, second)]
+    assert [str(each).endswith(f" on {socket.gethostname()}") for each in by] == [True, True]
+    # The second one was never begun, and nothing of the requests is left.
+    assert not (store / "work" / second).exists()
+    assert not list((store / "locks").glob("*.cancel"))
+    # They have failed, like others: `launch` leaves them, `resume` gives them another try.
+    failures = failures_by_class(Store(store).read_attempts())
+    items = [Item(id) for id in (first, second, third)]
+    assert Agenda(items, allowed=Retries().allowed, failures=failures).failed == [first, second]
+    rows = Store(store).read_plan()
+    chosen = launching._chosen(Store(store), rows, failed_only=True, trials=())
+    assert chosen == {first, second}
+
+
+def attempts_of(store: Path, *ids: str) -> list[Attempt]:
+    return [attempt for attempt in Store(store).read_attempts() if attempt.id in ids]
+
+
+def test_what_cannot_be_cancelled_is_said(launched: Path, kdsweep: Kdsweep) -> None:
+    trial, *_ = results.load(launched).trials["trial_id"]
+    assert kdsweep("stop", launched, "--trial", trial).returncode == 4
+    # As while a launch runs.
+    take(launched / "locks")
+    said = kdsweep("stop", launched, "--trial", trial, "--trial", "0nothing", "--trial", "xyz")
+    assert said.returncode == 2
+    assert "--trial: `0nothing` names no trial" in said.stderr
+    assert "--trial: `xyz` names no trial" in said.stderr
+    said = kdsweep("stop", launched, "--trial", trial)
+    assert said.returncode == 4
+    assert "1 trial named, and completed already" in said.stderr
+    said = kdsweep("stop", launched, "--trial", trial, "--wait")
+    assert said.returncode == 2
+    assert "with `--trial` it goes on" in said.stderr
+    assert not list((launched / "locks").glob("*.cancel"))

@@ -55,5 +55,8 @@ def test_failures_alike_after_a_completed_trial_stop_nothing(
     points = " ".join(f"row=raise:{id}" for id in ids(grid)[1:])
     monkeypatch.setenv("KDSWEEP_FAILPOINT", points)
     assert kdsweep("launch", grid, *SERIAL).returncode == 3
-    trials = results.load(tmp_path / "runs" / "tiny").trials
-    assert trials["status"].tolist() == ["completed"] + ["failed"] * 6
+    store = tmp_path / "runs" / "tiny"
+    assert results.load(store).trials["status"].tolist() == ["completed"] + ["failed"] * 6
+    # Nor in a later launch: the sweep is proven, and each of the six is tried.
+    assert kdsweep("resume", store, *SERIAL).returncode == 3
+    assert results.load(store).trials["attempts"].tolist() == [1] + [2] * 6
