@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -13,7 +14,9 @@ import pytest
 
 from kdsweep import results
 from kdsweep.results.compaction import Compaction
+from kdsweep.results.files import allow
 from kdsweep.results.questions import DamagedPartsWarning
+from kdsweep.results.store import Store
 from kdsweep.sweep.doctor import diagnose, repair
 from kdsweep.sweep.errors import SweepLockedError
 from kdsweep.sweep.lock import take
@@ -149,6 +152,20 @@ def test_a_missing_part_of_a_curve_is_named(launched: Path) -> None:
     parts[0].unlink()
     [finding] = diagnose(launched).found
     assert finding.path == f"history/{parts[0].name}"
+    assert "hole" in finding.reason
+
+
+def test_a_curve_that_lost_its_end_is_named(launched: Path) -> None:
+    ended = first(launched, "attempts/*.parquet")
+    id = ended.name.partition(".")[0]
+    store = Store(launched)
+    [row] = [each for each in store.read_attempts() if each.id == id]
+    ended.unlink()
+    # As if all of it but the first step had been trained by a second attempt.
+    going_on = {"number": 2, "resumed_from": (1, 1), "resumed_from_step": 1}
+    store.commit_attempt(replace(row, **going_on), fence=allow)
+    [finding] = diagnose(launched).found
+    assert finding.path == f"history/{id}.1-2.1.parquet"
     assert "hole" in finding.reason
 
 
