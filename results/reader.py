@@ -38,6 +38,8 @@ class Plans:
     older: tuple[pa.Table, ...]
     """Earlier plans, the newest first."""
     damaged: tuple[Damaged, ...]
+    lost: tuple[Damaged, ...]
+    """Those of them that are part of a newer plan than the current one."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ def read_plans(source: Source) -> Plans:
     for block in parts.blocks:
         epoch, number = _plan_place(block.parts[0].name)
         by_epoch.setdefault(epoch, {})[number] = block.table
-    complete = [
-        concatenate([found[number] for number in sorted(found)])
-        for _, found in sorted(by_epoch.items(), reverse=True)
+    complete = {
+        epoch: concatenate([found[number] for number in sorted(found)])
+        for epoch, found in sorted(by_epoch.items(), reverse=True)
         if len(found) == int(stamp(next(iter(found.values())), "parts") or 0)
-    ]
-    current, *older = complete or [PLAN.empty_table()]
-    return Plans(current, tuple(older), parts.damaged)
+    }
+    current, *older = complete.values() or [PLAN.empty_table()]
+    newest = max(complete, default=0)
+    lost = tuple(part for part in parts.damaged if _epoch_of(part) > newest)
+    return Plans(current, tuple(older), parts.damaged, lost)
 
 
 def read_attempts(source: Source) -> Attempts:
@@ -174,6 +178,10 @@ def _check_plan(block: Block) -> None:
     check_columns(block.table, PLAN)
     if stamp(block.table, "part") != str(_plan_place(block.parts[0].name)[1]):
         raise ValueError("the file's name and its content name different parts")
+
+
+def _epoch_of(part: Damaged) -> int:
+    return _plan_place(part.path.rpartition("/")[2])[0]
 
 
 def _plan_place(name: str) -> tuple[int, int]:
