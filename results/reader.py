@@ -40,6 +40,8 @@ class Plans:
     damaged: tuple[Damaged, ...]
     lacking: tuple[str, ...]
     """Parts for want of which the newest plan does not count."""
+    lost: tuple[Damaged, ...]
+    """Those of them that are part of a newer plan than the current one."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,19 @@ def read_plans(source: Source) -> Plans:
     for block in parts.blocks:
         epoch, number = _plan_place(block.parts[0].name)
         by_epoch.setdefault(epoch, {})[number] = block.table
-    complete = [
-        concatenate([found[number] for number in sorted(found)])
-        for _, found in sorted(by_epoch.items(), reverse=True)
+    complete = {
+        epoch: concatenate([found[number] for number in sorted(found)])
+        for epoch, found in sorted(by_epoch.items(), reverse=True)
         if len(found) == _num_parts(found)
-    ]
-    current, *older = complete or [PLAN.empty_table()]
+    }
+    current, *older = complete.values() or [PLAN.empty_table()]
+    whole = max(complete, default=0)
+    lost = tuple(part for part in parts.damaged if _epoch_of(part) > whole)
     newest = max(by_epoch, default=0)
     found = by_epoch.get(newest, {})
     lacking = sorted(set(range(1, _num_parts(found) + 1)) - found.keys())
     names = tuple(f"{newest}-{number}.parquet" for number in lacking)
-    return Plans(current, tuple(older), parts.damaged, names)
+    return Plans(current, tuple(older), parts.damaged, lacking=names, lost=lost)
 
 
 def _num_parts(found: Mapping[int, pa.Table]) -> int:
@@ -185,6 +189,10 @@ def _check_plan(block: Block) -> None:
     check_columns(block.table, PLAN)
     if stamp(block.table, "part") != str(_plan_place(block.parts[0].name)[1]):
         raise ValueError("the file's name and its content name different parts")
+
+
+def _epoch_of(part: Damaged) -> int:
+    return _plan_place(part.path.rpartition("/")[2])[0]
 
 
 def _plan_place(name: str) -> tuple[int, int]:

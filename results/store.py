@@ -18,7 +18,7 @@ from .predictions import prediction_file, prediction_table, read_predicted
 from .proposals import first_of_each, read_proposals, read_studies
 from .reader import is_attempt, read_attempts, read_plans, read_sweep
 from .rows import attempt_table, attempts, plan_rows, plan_table
-from .schema import SCHEMA_VERSION, Attempt, PlanRow, attempt_key, check_counts, check_id
+from .schema import SCHEMA_VERSION, Attempt, Damaged, PlanRow, attempt_key, check_counts, check_id
 from .source import LocalSource
 from .tables import write_table
 
@@ -157,12 +157,15 @@ class Store:
     def write_plan(self, rows: Sequence[PlanRow], *, epoch: int) -> None:
         """Make these rows the current plan; nothing is written where they already are.
 
+        A newer plan that is damaged is outdone all the same.
+
         Raises:
             FileExistsError: This epoch has planned something else.
         """
         check_counts(epoch)
         table = plan_table(rows)
-        if table.equals(read_plans(self.source).current):
+        plans = read_plans(self.source)
+        if table.equals(plans.current) and not plans.lost:
             return
         starts = range(0, max(1, table.num_rows), _ROWS_OF_A_PLAN_PART)
         for number, start in enumerate(starts, start=1):
@@ -179,6 +182,10 @@ class Store:
         studies = {study.id for study in read_studies(self.read_sweep())}
         proposed = read_proposals(self.source).of(studies).tables
         return plan_rows(first_of_each([read_plans(self.source).current, *proposed]))
+
+    def lost_plan(self) -> tuple[Damaged, ...]:
+        """What cannot be read of a plan that is newer than the current one."""
+        return read_plans(self.source).lost
 
     def commit_attempt(self, attempt: Attempt, *, fence: Callable[[], None]) -> None:
         """Publish the row that says how an attempt ended.

@@ -390,7 +390,9 @@ class _Checked:
             yield Finding(f"history/{key}.{missing[0]}.parquet", reason, None)
         for row in self._completed.values():
             key = AttemptKey(row.id, row.epoch, row.number)
-            if row.resumed_from is not None and row.resumed_from_step and key not in numbers:
+            # One that goes on from the last step, as after a kill in a commit, has nothing to log.
+            best_step = row.values.get("select/primary/best_step")
+            if key not in numbers and int(best_step or 0) > row.resumed_from_step > 0:
                 reason = "its attempt went on from another and logged nothing: the curve has a hole"
                 yield Finding(f"history/{key}.1.parquet", reason, None)
         for block in self._logged.parts.blocks:

@@ -31,6 +31,7 @@ from ..results.store import Store
 from ..search_spaces.resources import Request
 from .address import check_reachable
 from .errors import ClusterUnreachableError
+from .failpoints import Place, failpoint
 from .lane_process import LaneProcess
 from .lock import drain_request
 from .machines import GIB, Machine, this_machine, unplaced
@@ -145,6 +146,22 @@ class LaneTrainable(tune.Trainable):
             self._lane.begin(self._work)
 
 
+@contextlib.contextmanager
+def _called_by_tune(place: Place, trial_id: str) -> Iterator[None]:
+    """Ends this process where a hook raises: Tune would lose a slot and sleep for minutes.
+
+    A driver that is dead is replaced at once.
+    """
+    try:
+        failpoint(place, trial_id)
+        yield
+    except Exception:
+        logging.exception("a hook that Ray Tune called has raised")
+        # It may have raised because the launch is gone; then nobody else ends them.
+        end_processes(os.environ[TOKEN], but=os.getpid())
+        os._exit(1)
+
+
 class AskingSearcher(Searcher):
     """Tells Tune the next piece of work when a lane is free, and the supervisor what came back."""
 
@@ -167,21 +184,23 @@ class AskingSearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """The next work, None while what runs may still release some, or the end of this wave."""
-        if not self._places.are_free():
-            # To wait while nothing runs would make Tune sleep for minutes without a heartbeat.
-            return None if self._places.taken else str(Searcher.FINISHED)
-        match self._supervisor.ask(wants=trial_id):
-            case {"work": work}:
-                self._places.take(trial_id, Work.model_validate_json(work))
-                return {"work": work, **self._fixed}
-            case {"wait": _}:
-                return None
-            case _:
-                return str(Searcher.FINISHED)
+        with _called_by_tune("ask", trial_id):
+            if not self._places.are_free():
+                # To wait while nothing runs would make Tune sleep for minutes without a heartbeat.
+                return None if self._places.taken else str(Searcher.FINISHED)
+            match self._supervisor.ask(wants=trial_id):
+                case {"work": work}:
+                    self._places.take(trial_id, Work.model_validate_json(work))
+                    return {"work": work, **self._fixed}
+                case {"wait": _}:
+                    return None
+                case _:
+                    return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on what a lane has said."""
-        self._pass_on(trial_id, result)
+        with _called_by_tune("tell", trial_id):
+            self._pass_on(trial_id, result)
 
     def on_trial_complete(
         self,
@@ -190,12 +209,13 @@ class AskingSearcher(Searcher):
         error: bool = False,  # noqa: FBT001, FBT002  (Tune's signature)
     ) -> None:
         """Tell how an attempt ended; one without an outcome lost its actor."""
-        self._places.leave(trial_id)
-        told = {} if error or result is None else result
-        self._pass_on(trial_id, told)
-        self._supervisor.tell(
-            ended=trial_id, outcome=told.get("outcome"), refused=told.get("refused")
-        )
+        with _called_by_tune("tell", trial_id):
+            self._places.leave(trial_id)
+            told = {} if error or result is None else result
+            self._pass_on(trial_id, told)
+            self._supervisor.tell(
+                ended=trial_id, outcome=told.get("outcome"), refused=told.get("refused")
+            )
 
     def _pass_on(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if messages := json.loads(result.get("heard", "[]")):

@@ -196,8 +196,8 @@ def resume(
     """Run what a sweep lacks, from its store alone; failed trials get their retries anew.
 
     Raises:
-        InputError: There is no sweep, its rows, teacher or plugins have changed since the plan, or
-            its grid brings code that is not allowed.
+        InputError: There is no sweep, its plan cannot be read, its rows, teacher or plugins have
+            changed since the plan, or its grid brings code that is not allowed.
         NothingMatchesError: Only failed trials were asked for, and none has failed.
         SweepLockedError: Another launch holds the sweep.
         ClusterUnreachableError: No Ray cluster answers.
@@ -214,7 +214,7 @@ def resume(
         allow_plugins=allow_plugins,
         read_plugin=_kept_plugins(sweep, told.get("plugins", {})),
     )
-    rows = sweep.read_plan()
+    rows = _planned(sweep, grid)
     losses = _planned_losses(rows)
     if losses and not allow_plugins:
         # A store from elsewhere may plan code that its grid does not own up to.
@@ -257,6 +257,23 @@ def resume(
             fresh=True,
             only=only,
         )
+
+
+def _planned(sweep: Store, grid: Grid) -> tuple[PlanRow, ...]:
+    """The newest plan; an older one in the place of a damaged one would train something else."""
+    mend = "Plan anew: `kdsweep launch` with the grid; what is completed is not trained again."
+    if lost := sweep.lost_plan():
+        raise InputError(
+            [
+                Problem(str(sweep.folder / part.path), f"is damaged: {part.reason}", mend)
+                for part in lost
+            ]
+        )
+    rows = sweep.read_plan()
+    # Of a search everything that is planned lies in its proposals, and it may have made none yet.
+    if not rows and isinstance(grid.search, GridSearch):
+        raise InputError([Problem(str(sweep.folder / "plan"), "holds no whole plan", mend)])
+    return rows
 
 
 def _survey(

@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 
 import pandas as pd
 import psutil
-import pytest
 from world import TASK
 
 from kdsweep import results
+from kdsweep.results.schema import AttemptKey
 from kdsweep.results.store import Store
+from kdsweep.sweep.doctor import diagnose
+from kdsweep.sweep.machines import this_machine
 
 TESTS = Path(__file__).parent
 TOKEN = "KDSWEEP_TEST"
@@ -43,19 +46,8 @@ GRID: Mapping[str, Any] = {
 
 METRICS = ("select/", "report/")
 
-
-@dataclass(frozen=True)
-class Fault:
-    """One row of the table."""
-
-    number: int
-    what: str
-    expected: str
-
-
-def fault(number: int, what: str, expected: str) -> pytest.MarkDecorator:
-    """Marks a test as a row of the table."""
-    return pytest.mark.fault(Fault(number, what, expected))
+MOST_AT_ONCE = max(2, int(this_machine().cpus))
+"""More lanes than this no test has, on this machine or on a cluster that it makes."""
 
 
 @dataclass
@@ -80,9 +72,15 @@ class Toy:
     def start(
         self, *words: str | Path, before: tuple[str, ...] = (), **variables: str
     ) -> "subprocess.Popen[str]":
-        """Start a command, by default one of the launches; `before` is put in front of it."""
+        """Start a command; `before` is put in front of it, a `PYTHONPATH` in front of its own."""
         lane = TESTS / "sweep" / "toy_lane.py"
-        path = os.pathsep.join([str(lane.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(
+            [
+                variables.pop("PYTHONPATH", ""),
+                *(str(lane.parent), str(TESTS)),
+                os.environ.get("PYTHONPATH", ""),
+            ]
+        )
         environment = {
             "KDSWEEP_CACHE_DIR": str(self.cache),
             "NO_COLOR": "1",
@@ -140,21 +138,46 @@ class Toy:
             before: What was completed when the fault was over.
             variables: Of the environment.
         """
-        tried = {id: len(self.attempts(id)) for id in before}
         assert self.resume(**variables) == 0, self.said
         self.check(reference, before)
-        # Nothing that was completed has been trained again (I3).
-        assert {id: len(self.attempts(id)) for id in before} == tried
 
     def check(self, reference: pd.DataFrame, before: Mapping[str, tuple[Any, ...]]) -> None:
-        """Check what must hold of a finished sweep."""
+        """Check what must hold of a finished sweep; exit codes (I7) are each test's own."""
         # Every planned trial counts once (I1), with the numbers of an undisturbed sweep (I4).
         pd.testing.assert_frame_equal(self.frame(), reference, check_exact=True)
+        committed = Counter(key.id for key in self._ended("completed"))
+        assert {id: committed[id] for id in reference.index} == dict.fromkeys(reference.index, 1)
         # No completed trial has disappeared or changed (I2).
         assert before.items() <= self.completed().items()
-        # Nothing half-written is left (I5), and no process (I6).
+        # Nothing was begun again that was completed, and of each launch no more was lost than ran
+        # when it ended (I3).
+        begun = self._begun()
+        last = {key.id: (key.epoch, key.number) for key in self._ended("completed")}
+        assert not [key for key in begun if (key.epoch, key.number) > last[key.id]]
+        had_a_row = {path.stem for path in self.store.glob("quarantine/attempts/*")}
+        lost = Counter(key.epoch for key in begun - self._ended() if str(key) not in had_a_row)
+        assert all(number <= MOST_AT_ONCE for number in lost.values()), lost
+        # The doctor finds nothing, nothing half-written is left (I5), and no process (I6).
+        diagnosis = diagnose(self.store)
+        assert not diagnosis.found + diagnosis.strangers, diagnosis
         assert not list(self.store.rglob(".*"))
-        wait_for(lambda: not self.processes(word="kdsweep.sweep"), seconds=10)
+        wait_for(lambda: not any(map(is_ours, self.processes())), seconds=10)
+
+    def _ended(self, *statuses: str) -> set[AttemptKey]:
+        """The attempts that have a row; with `statuses` those that ended so."""
+        return {
+            AttemptKey(each.id, each.epoch, each.number)
+            for each in Store(self.store).read_attempts()
+            if not statuses or each.status in statuses
+        }
+
+    def _begun(self) -> set[AttemptKey]:
+        """The attempts that a lane began with, whatever became of them."""
+        found = set()
+        for folder in self.store.glob("work/*/*"):
+            epoch, _, number = folder.name.partition("-")
+            found.add(AttemptKey(folder.parent.name, int(epoch), int(number)))
+        return found
 
     def failures(self) -> list[str]:
         """The class of each attempt that failed."""
@@ -184,6 +207,15 @@ class Toy:
     def wait_for_trials(self, count: int) -> None:
         """Wait until so many trials are completed."""
         wait_for(lambda: len(list(self.store.glob("attempts/*.parquet"))) > count)
+
+
+def is_ours(process: psutil.Process) -> bool:
+    """Whether it is a launch, a driver, an actor or a lane, and no daemon of Ray's."""
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return any(word in words for word in ("kdsweep", "toy_lane", "ray::LaneTra"))
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = SECONDS) -> None:

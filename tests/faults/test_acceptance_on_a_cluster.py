@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fault_table import fault
 from ray_cluster import credentials, ray_cluster
-from toy import fault, wait_for
+from toy import wait_for
 from world import TASK
 
 from kdsweep import results

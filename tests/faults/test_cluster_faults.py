@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fault_table import fault
 from ray_cluster import RayCluster, credentials, ray_cluster
-from toy import Toy, fault, wait_for
+from toy import TOKEN, Toy, wait_for
 
 slow = pytest.mark.slow
+
+LEFT = "exit 75, resumed on a new one"
 
 
 def start(toy: Toy, at: RayCluster, home: Path, *words: str | Path) -> "subprocess.Popen[str]":
@@ -17,8 +20,9 @@ def start(toy: Toy, at: RayCluster, home: Path, *words: str | Path) -> "subproce
     return toy.start(*command, "--quiet", "--address", at.address, **credentials(home))
 
 
-def cache(toy: Toy) -> Mapping[str, str]:
-    return {"KDSWEEP_CACHE_DIR": str(toy.cache)}
+def of(toy: Toy) -> Mapping[str, str]:
+    """What makes a cluster's lanes those of the sweep."""
+    return {"KDSWEEP_CACHE_DIR": str(toy.cache), TOKEN: toy.token}
 
 
 @fault(5, "a node is added, and one lost, in mid-sweep", "the new one is used, nothing is lost")
@@ -26,7 +30,7 @@ def test_a_node_is_added_and_one_is_lost(toy: Toy, reference: pd.DataFrame) -> N
     home, held = toy.folder / "home", toy.folder / "held"
     id = reference.index[5]
     point = f"checkpoint=hang:{id}:{held}"
-    with ray_cluster(1, home=home, KDSWEEP_FAILPOINT=point, **cache(toy)) as nodes:
+    with ray_cluster(1, home=home, KDSWEEP_FAILPOINT=point, **of(toy)) as nodes:
         launch = start(toy, nodes, home)
         wait_for(held.exists)
         # The only node there was now stands still in the middle of a trial.
@@ -41,18 +45,23 @@ def test_a_node_is_added_and_one_is_lost(toy: Toy, reference: pd.DataFrame) -> N
 
 
 @slow
-@pytest.mark.parametrize("ends", ["behead", "end"])
-@fault(6, "the head is killed, or the whole cluster stopped", "exit 75, resumed on a new one")
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param("behead", marks=fault(6, "the head is killed", LEFT)),
+        pytest.param("end", marks=fault(7, "the whole cluster is stopped", LEFT)),
+    ],
+)
 def test_the_head_is_lost(toy: Toy, reference: pd.DataFrame, ends: str) -> None:
     home, held = toy.folder / "home", toy.folder / "held"
     point = f"checkpoint=hang:{reference.index[5]}:{held}"
-    with ray_cluster(1, home=home, KDSWEEP_FAILPOINT=point, **cache(toy)) as nodes:
+    with ray_cluster(1, home=home, KDSWEEP_FAILPOINT=point, **of(toy)) as nodes:
         launch = start(toy, nodes, home)
         wait_for(held.exists)
         before = toy.completed()
         nodes.behead() if ends == "behead" else nodes.end()
         assert launch.wait() == 75, toy.said
-    with ray_cluster(2, home=home, **cache(toy)) as others:
+    with ray_cluster(2, home=home, **of(toy)) as others:
         assert start(toy, others, home, "resume", toy.store).wait() == 0, toy.said
     toy.check(reference, before)
 

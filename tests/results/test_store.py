@@ -165,6 +165,18 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert store.read_plan() == rows
 
 
+def test_a_damaged_plan_is_told_and_an_older_one_written_anew(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    older, newer = (plan_row(ID),), (plan_row(OTHER),)
+    store.write_plan(older, epoch=1)
+    store.write_plan(newer, epoch=2)
+    (store.folder / "plan" / "2-1.parquet").write_bytes(b"garbage")
+    assert [part.path for part in store.lost_plan()] == ["plan/2-1.parquet"]
+    store.write_plan(older, epoch=3)
+    assert store.lost_plan() == ()
+    assert store.read_plan() == older
+
+
 def test_the_work_of_a_plan_without_priorities_is_equal(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     table = plan_table([plan_row(ID, priority=3, flops=1e9)]).drop_columns(["priority", "flops"])

@@ -15,6 +15,7 @@ import pytest
 from kdsweep import results
 from kdsweep.results import store
 from kdsweep.results.compaction import Compaction
+from kdsweep.results.files import allow
 from kdsweep.results.proposals import Proposal, write_proposal
 from kdsweep.results.questions import DamagedPartsWarning
 from kdsweep.results.store import Store
@@ -224,6 +225,20 @@ def test_a_missing_slot_of_a_search_is_named(launched: Path) -> None:
         write_proposal(launched, proposal, ())
     [finding] = diagnose(launched).found
     assert finding.path == f"proposals/{'ab' * 8}-00001.parquet"
+
+
+def test_a_curve_that_lost_its_end_is_named(launched: Path) -> None:
+    ended = first(launched, "attempts/*.parquet")
+    id = ended.name.partition(".")[0]
+    sweep = Store(launched)
+    [row] = [each for each in sweep.read_attempts() if each.id == id]
+    ended.unlink()
+    # As if all of it but the first step had been trained by a second attempt.
+    going_on = {"number": 2, "resumed_from": (1, 1), "resumed_from_step": 1}
+    sweep.commit_attempt(replace(row, **going_on), fence=allow)
+    [finding] = diagnose(launched).found
+    assert finding.path == f"history/{id}.1-2.1.parquet"
+    assert "hole" in finding.reason
 
 
 def test_a_store_open_to_others_is_made_private(launched: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from kdsweep import results
 from kdsweep.search_spaces import expand, load_grid
+from kdsweep.sweep.doctor import diagnose
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 
 Kdsweep = Callable[..., CompletedProcess[str]]
@@ -88,6 +89,7 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
         columns = [name for name in whole.columns if not name.startswith("seconds")]
         pd.testing.assert_frame_equal(resumed[columns], whole[columns], check_exact=True)
     assert not list(store.rglob(".*"))
+    assert diagnose(store).found == ()
 
 
 def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(

@@ -6,7 +6,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from toy import fault
+from fault_table import fault
 
 from kdsweep.results.store import Store
 from kdsweep.sweep.provenance import Commit, Provenance, commit_of, differences, provenance_here

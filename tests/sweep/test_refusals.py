@@ -167,6 +167,27 @@ def test_resuming_failures_where_none_failed_says_what_is_left(
     assert (said.returncode, said.stdout, said.stderr) == (4, "", told)
 
 
+@pytest.mark.parametrize("content", [b"garbage", None])
+def test_without_its_newest_plan_a_sweep_is_launched_not_resumed(
+    launched: Path, kdsweep: Kdsweep, content: bytes | None
+) -> None:
+    [part] = launched.glob("plan/*.parquet")
+    if content is None:
+        part.unlink()
+        told = f"{launched / 'plan'}: holds no whole plan"
+    else:
+        part.write_bytes(content)
+        told = f"{part}: is damaged: "
+    said = kdsweep("resume", launched, *SERIAL)
+    assert said.returncode == 2
+    assert told in said.stderr
+    assert "\n    Plan anew: `kdsweep launch` with the grid" in said.stderr
+    grid = launched.parents[1] / "grid.yaml"
+    for words in (("launch", grid), ("resume", launched)):
+        assert kdsweep(*words, *SERIAL).returncode == 0
+    assert set(results.load(launched).trials["attempts"]) == {1}
+
+
 def test_a_sweep_is_made_neither_in_a_file_nor_among_a_persons_files(
     write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
