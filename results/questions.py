@@ -1,7 +1,7 @@
 """Loads a sweep's results and answers questions about them with plain data frames."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -34,6 +34,7 @@ from .query import aggregate, best_groups, best_trials, pareto_groups, pivot
 from .schema import Damaged
 from .snapshot import Snapshot, take_snapshot
 from .source import open_source
+from .times import lane_seconds
 
 Over = Literal["trial", "seeds"]
 
@@ -94,6 +95,11 @@ class Results:
     def axes(self) -> tuple[str, ...]:
         """The names of the columns of `trials` that the grid varies."""
         return planned_axes(self._snapshot, include_inactive=self._include_inactive)
+
+    @property
+    def lane_seconds(self) -> Mapping[str, float]:
+        """Seconds that all attempts have taken, by phase, the longest first."""
+        return lane_seconds(self._snapshot.attempts)
 
     @property
     def damaged(self) -> tuple[Damaged, ...]:

@@ -13,6 +13,7 @@ from .schema import Work
 from .snapshot import Snapshot, take_snapshot
 from .store import Store
 from .tables import take
+from .times import lane_seconds
 
 _UNPROPOSED = "unproposed"
 """Stands for a trial that a search may still propose: nobody knows its operations."""
@@ -49,6 +50,8 @@ class Summary:
     """Completed or stopped in the newest launch that did so with any; None before that."""
     seconds_left: float | None
     """Until nothing is pending or running, at that rate; None while nobody can say."""
+    lane_seconds: Mapping[str, float]
+    """What all attempts have taken, by phase, the longest first."""
     damaged: int
     """Files that could not be read."""
     slots: tuple[int, int] | None
@@ -88,6 +91,7 @@ def summary(store: Store) -> Summary:
         seconds_until_retry=snapshot.beat.seconds_until_retry,
         trials_per_hour=rate and rate.trials_per_hour,
         seconds_left=rate and rate.seconds_left,
+        lane_seconds=lane_seconds(snapshot.attempts),
         damaged=len(snapshot.damaged),
         slots=(filled, planned) if snapshot.studies else None,
     )

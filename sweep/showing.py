@@ -103,6 +103,8 @@ def ask(
     )
     if form is Form.TABLE:
         _print_notes(found, frame, console=notes)
+        if question == "table":
+            notes.print(f"time of lanes: {_shares(found.lane_seconds)}", highlight=False)
     return not frame.empty
 
 
@@ -396,9 +398,19 @@ def _status_text(told: "Summary") -> Text:
         lines["trials an hour"] = _rate(told.trials_per_hour)
     if told.seconds_left:
         lines["time left"] = f"about {clock(told.seconds_left)}"
+    if told.lane_seconds:
+        lines["time of lanes"] = _shares(told.lane_seconds)
     if told.damaged:
         lines["damaged files"] = told.damaged
     return _pairs(told.name, lines.items())
+
+
+def _shares(seconds: Mapping[str, float]) -> str:
+    """Seconds by phase as `1:02:05: student 71 %, evaluate 20 %`; what rounds to nothing is not."""
+    whole = sum(seconds.values())
+    shares = {phase: round(100 * each / whole) for phase, each in seconds.items()} if whole else {}
+    told = [f"{phase} {share} %" for phase, share in shares.items() if share]
+    return ": ".join([clock(whole), ", ".join(told)]) if told else clock(whole)
 
 
 def _rate(number: float) -> str:
