@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from printing import Ratio, cores, tell
+from printing import Ratio, tell
 from tweets import (
     FULL,
     KNOWLEDGE,
@@ -40,6 +40,7 @@ from tweets import (
     Launched,
     Prepared,
     Setting,
+    count_lanes,
     launch,
     prepare,
 )
@@ -67,7 +68,7 @@ class Size:
 
 
 SIZES: Mapping[str, Size] = {
-    "tiny": Size(TINY, ["2x128"], ["logits"], waves=2, repeats=1, seconds=0.1),
+    "tiny": Size(TINY, ["2x128"], ["logits+hidden+attention"], waves=2, repeats=1, seconds=0.1),
     "small": Size(SMALL, list(SHAPES), ["logits"], waves=1, repeats=1, seconds=1.0),
     "full": Size(FULL, list(SHAPES), list(KNOWLEDGE), waves=2, repeats=3, seconds=3.0),
 }
@@ -76,55 +77,63 @@ SIZES: Mapping[str, Size] = {
 def main() -> None:
     """Print a table and one JSON line."""
     [asked] = sys.argv[1:] or ["small"]
-    size, lanes = SIZES[asked], cores()
+    size, lanes = SIZES[asked], count_lanes()
     prepared = prepare(size.setting)
     tokens = mean_tokens(prepared)
-    launches = [run(size, prepared, lanes, repeat) for repeat in range(size.repeats)]
+    launches, speeds = [], []
+    for repeat in range(size.repeats):
+        launches.append(run(size, prepared, lanes, repeat))
+        speeds.append(multiplications(size, launches[-1].trials, tokens, lanes))
+    fastest = {of: statistics.median(each[of] for each in speeds) for of in speeds[0]}
     trials = pd.concat([launched.trials for launched in launches])
-    precision, threads = trials["precision"].iloc[0], int(trials["threads"].iloc[0])
-
-    def multiply(*shape: int) -> float:
-        return multiplied(shape, precision, threads, lanes=lanes, seconds=size.seconds)
-
-    square = multiply(SQUARE, SQUARE, SQUARE)
     rows = []
     for name in size.shapes:
-        width = SHAPES[name]["width"]
-        own = multiply(round(TRAINING["batch_size"] * tokens), width, 4 * width)
         flops = step_flops(SHAPES[name], tokens)
         for kind in size.knowledge:
             some = trials[has(trials, name, kind)]
-            rows.append({"shape": name, "knowledge": kind, **shares(some)})
-            rows[-1] |= rates(some, flops, size.setting.num_steps, square=square, own=own)
-    lane_shares = [lane_share(launched, lanes) for launched in launches]
-    phases = [name for name in rows[0] if name.endswith("%") and name != "own %"]
+            step = rates(some, flops, size.setting.num_steps)
+            beside = {
+                "of square %": 100 * step["GFLOP/s"] / fastest["square"],
+                "of own map %": 100 * step["GFLOP/s"] / fastest[name],
+            }
+            rows.append({"shape": name, "knowledge": kind, **shares(some), **step, **beside})
+    of_lanes = [lane_share(launched, lanes) for launched in launches]
+    lane_shares = {of: Ratio.of([share[of] for share in of_lanes]) for of in of_lanes[0]}
+    [precision], [threads] = trials["precision"].unique(), trials["threads"].unique()
     tell(
         "limit",
         rows,
-        columns={"shape": "", "knowledge": "", "own %": ".1f"}
-        | dict.fromkeys(phases, ".1f")
+        columns={"shape": "", "knowledge": ""}
+        | dict.fromkeys(shares(trials), ".1f")
         | {"step ms": ".1f", "GFLOP/s": ".0f", "of square %": ".0f", "of own map %": ".0f"},
         ratios={
             "own work/attempts": Ratio.of([row["own %"] / 100 for row in rows]),
-            **{
-                f"own work/{of}": Ratio.of([share[of] for share in lane_shares])
-                for of in lane_shares[0]
-            },
+            **{f"own work/{of}": share for of, share in lane_shares.items()},
             "step/square": Ratio.of([row["of square %"] / 100 for row in rows]),
         },
         notes=[
-            f"{size.setting.num_steps} steps a trial, {lanes} lanes, {precision}, {threads} threads"
-            f" a lane; {tokens:.1f} tokens a row",
-            "own work: "
-            + ", ".join(
-                f"{Ratio.of([share[of] for share in lane_shares])} of {of}" for of in lane_shares[0]
-            ),
-            f"multiplying {SQUARE}x{SQUARE}: {square:.0f} GFLOP/s a lane",
+            f"{size.setting.num_steps} steps a trial, {lanes} lanes, {precision},"
+            f" {threads:.0f} threads a lane; {tokens:.1f} tokens a row",
+            "own work: " + ", ".join(f"{share} of {of}" for of, share in lane_shares.items()),
+            f"multiplying {SQUARE}x{SQUARE}: {fastest['square']:.0f} GFLOP/s a lane",
         ],
         size=asked,
         lanes=lanes,
-        square_gflops=square,
+        gflops=fastest,
     )
+
+
+def multiplications(
+    size: Size, trials: pd.DataFrame, tokens: float, lanes: int
+) -> dict[str, float]:
+    """GFLOP/s a lane: of squares, and by shape of the student's feed-forward map."""
+    precision, threads = trials["precision"].iloc[0], int(trials["threads"].iloc[0])
+    rows = round(TRAINING["batch_size"] * tokens)
+    maps = {name: (rows, SHAPES[name]["width"], 4 * SHAPES[name]["width"]) for name in size.shapes}
+    return {
+        of: multiplied(shape, precision, threads, lanes=lanes, seconds=size.seconds)
+        for of, shape in {"square": (SQUARE, SQUARE, SQUARE), **maps}.items()
+    }
 
 
 def run(size: Size, prepared: Prepared, lanes: int, repeat: int) -> Launched:
@@ -166,18 +175,10 @@ def shares(trials: pd.DataFrame) -> dict[str, float]:
     return {"own %": own, **told, "rest %": 100 * (1 - sum(by_phase.values()))}
 
 
-def rates(
-    trials: pd.DataFrame, flops: float, num_steps: int, *, square: float, own: float
-) -> dict[str, float]:
+def rates(trials: pd.DataFrame, flops: float, num_steps: int) -> dict[str, float]:
     """How fast a step of the student's is."""
     seconds = float(trials["seconds/student"].mean()) / num_steps
-    gflops = flops / seconds / 1e9
-    return {
-        "step ms": 1000 * seconds,
-        "GFLOP/s": gflops,
-        "of square %": 100 * gflops / square,
-        "of own map %": 100 * gflops / own,
-    }
+    return {"step ms": 1000 * seconds, "GFLOP/s": flops / seconds / 1e9}
 
 
 def step_flops(shape: Mapping[str, int], tokens: float) -> float:

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdsweep.sweep.machines import this_machine
+
 
 class Ratio(NamedTuple):
     """A figure beside another of the same run, and how far it was from itself."""
@@ -75,20 +77,17 @@ def format_cell(value: object, spec: str) -> str:
 
 def machine() -> dict[str, object]:
     """What the figures were measured on, and how busy it is."""
+    this = this_machine()
     return {
         "processor": processor(),
-        "cores": cores(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "cores": this.cpus,
+        "gpus": this.gpus,
+        "memory_gb": round(this.memory_gb, 1),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": version("torch"),
         "ray": version("ray"),
     }
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def processor() -> str:

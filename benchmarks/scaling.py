@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from printing import Ratio, cores, tell
-from tweets import KNOWLEDGE, SMALL, TINY, Launched, Prepared, Setting, launch, prepare
+from printing import Ratio, tell
+from tweets import KNOWLEDGE, SMALL, TINY, Launched, Prepared, Setting, count_lanes, launch, prepare
 
 from kdsweep.search_spaces.shape import Shape, encoder_parameters
 
@@ -53,7 +53,7 @@ SIZES: Mapping[str, Size] = {
 def main() -> None:
     """Print a table and one JSON line."""
     [asked] = sys.argv[1:] or ["small"]
-    size, lanes = SIZES[asked], cores()
+    size, lanes = SIZES[asked], count_lanes()
     prepared = prepare(size.setting)
     rows = [
         *(grown("trials", lanes * n, prepared, 128, lanes * n, lanes) for n in size.trials),

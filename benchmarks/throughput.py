@@ -38,9 +38,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from by_hand import Point, Work, heard, write_work
-from printing import Ratio, cores, tell
+from printing import Ratio, tell
 from scipy import stats
-from tweets import FULL, KNOWLEDGE, SHAPES, SMALL, TINY, Prepared, Setting, launch, prepare, run
+from tweets import (
+    FULL,
+    KNOWLEDGE,
+    SHAPES,
+    SMALL,
+    TINY,
+    Prepared,
+    Setting,
+    count_lanes,
+    launch,
+    prepare,
+    run,
+)
 
 WAYS = ("naive", "tuned", "kdsweep")
 HERE = Path(__file__).parent
@@ -112,7 +124,7 @@ Turns = Mapping[Cell, Sequence[Mapping[str, Swept]]]
 def main() -> None:
     """Print a table and one JSON line."""
     [asked] = sys.argv[1:] or ["small"]
-    size, lanes = SIZES[asked], cores()
+    size, lanes = SIZES[asked], count_lanes()
     prepared = prepare(size.setting)
     turns = take_turns(size, prepared, lanes)
     rows = [*cell_rows(turns), *mean_rows(turns)]

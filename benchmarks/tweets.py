@@ -21,6 +21,7 @@ import pandas as pd
 from kdsweep import results
 from kdsweep.search_spaces import expand, read_grid
 from kdsweep.search_spaces.trial import Trial
+from kdsweep.sweep.machines import this_machine
 from kdsweep.sweep.planning import Content, ContentFacts
 from kdsweep.trainers import Assets, Settings, prepare_teacher
 from kdsweep.trainers.tasks import TaskData, load_task
@@ -45,6 +46,9 @@ ATTENTIONS = {"kind": "attentions", "of": "probabilities", "distance": "mse", "h
 """What Transformers gives, for any number of heads."""
 
 MAX_LENGTH = 32
+
+MEMORY_GB = 2
+"""Of a trial."""
 
 TRAINING: Mapping[str, Any] = {
     "batch_size": 32,
@@ -149,8 +153,14 @@ class Prepared:
                 for shape in shapes
             ],
             "training": self.setting.training(shapes[0]),
-            "resources": {"cpus": 1, "memory_gb": 2},
+            "resources": {"cpus": 1, "memory_gb": MEMORY_GB},
         }
+
+
+def count_lanes() -> int:
+    """Trials of one core that this machine runs at a time."""
+    this = this_machine()
+    return max(1, min(int(this.cpus), int(this.memory_gb / MEMORY_GB)))
 
 
 def planned(setting: Setting) -> Trial:
@@ -175,7 +185,7 @@ def prepare(setting: Setting) -> Prepared:
     trial = planned(setting)
     digests = Content().of_trial(trial)
     folder = cache_folder() / "benchmarks" / digests.teacher[:16]
-    assets = Assets(Settings(threads=len(os.sched_getaffinity(0))))
+    assets = Assets(Settings(threads=int(this_machine().cpus)))
     for _ in prepare_teacher(
         trial.teacher, trial.task, into=folder, digests=digests, assets=assets
     ):
