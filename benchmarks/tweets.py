@@ -198,8 +198,6 @@ def prepare(setting: Setting) -> Prepared:
 class Launched:
     """A sweep that was run to its end."""
 
-    began: float
-    """Seconds since the epoch."""
     seconds: float
     """Of the whole command."""
     trials: pd.DataFrame
@@ -229,7 +227,7 @@ def launch(grid: Mapping[str, object], folder: Path, *, lanes: int) -> Launched:
     file, store = folder / "grid.yaml", folder / "store"
     file.write_text(json.dumps(grid))
     words = ["launch", str(file), "--store", str(store), "--quiet", "--max-concurrent", str(lanes)]
-    began, start = time.time(), time.perf_counter()
+    start = time.perf_counter()
     run(
         [sys.executable, "-m", "kdsweep.sweep", *words],
         {"KDSWEEP_CACHE_DIR": str(folder / "cache")},
@@ -239,7 +237,7 @@ def launch(grid: Mapping[str, object], folder: Path, *, lanes: int) -> Launched:
     shutil.rmtree(store / "teachers")
     size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     shutil.rmtree(folder)
-    return Launched(began, seconds, trials, size / 1e6)
+    return Launched(seconds, trials, size / 1e6)
 
 
 def run(command: Sequence[str], variables: Mapping[str, str]) -> str:
