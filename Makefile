@@ -3,8 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults check format bench bench-early-stopping bench-orchestration bench-recipes
-.PHONY: bench-search clean
+# What `make bench` runs. Each prints a table and a line of JSON; `SIZE=full` takes hours.
+BENCHES := startup plan store orchestration throughput limit scaling
+SIZE ?= small
+
+.PHONY: demo test faults check format bench $(BENCHES:%=bench-%) bench-early-stopping
+.PHONY: bench-recipes bench-search clean
 
 demo: $(STAMP)
 	$(BIN)/kdsweep launch examples/quickstart.yaml
@@ -29,13 +33,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-orchestration: $(STAMP)
-	$(BIN)/python benchmarks/orchestration.py 1000 5000 10000
+bench: $(BENCHES:%=bench-%)
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/plan.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/store.py
+$(BENCHES:%=bench-%): bench-%: $(STAMP)
+	$(BIN)/python benchmarks/$*.py $(SIZE)
 
 # On a completed sweep: `make demo` makes the one that stands here.
 STORE ?= runs/quickstart

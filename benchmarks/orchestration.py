@@ -1,6 +1,9 @@
 """What it costs to run a trial that trains nothing, beside bare Ray Tune with reused actors.
 
-`python benchmarks/orchestration.py 1000 5000 10000` runs both for each number of trials. A trial of
+    python benchmarks/orchestration.py [tiny|small|full]
+    python benchmarks/orchestration.py 1000 5000 10000
+
+Both run for each number of trials, in turn; the spread is over these numbers. A trial of
 kdsweep starts and commits an attempt: files are written whole and synced, history and locks looked
 after. Bare Tune's trials return at once; its loggers and snapshots are off, since with them it
 would be slower. Time a trial is counted from the first trial that ends to the last.
@@ -8,35 +11,42 @@ would be slower. Time a trial is counted from the first trial that ends to the l
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from printing import Ratio, tell
 
 ROOT = Path(__file__).parents[1]
 TESTS = (ROOT / "tests", ROOT / "tests" / "sweep")
 sys.path += map(str, TESTS)
 
 LANES = 2
+SIZES: Mapping[str, Sequence[int]] = {"tiny": [20], "small": [300], "full": [1_000, 5_000, 10_000]}
 
 
 def main() -> None:
     """Print a table and one JSON line."""
-    if sys.argv[1] == "--bare":
-        print(json.dumps(bare_tune(int(sys.argv[2]))))
+    words = sys.argv[1:] or ["small"]
+    if words[0] == "--bare":
+        print(json.dumps(bare_tune(int(words[1]))))
         return
-    rows = [measure(int(word)) for word in sys.argv[1:]]
-    head = ("trials", "kdsweep ms", "bare ms", "ratio", "launch MB", "driver MB", "bare MB")
-    more = ("files", "files/trial", "resume s", "status s")
-    print("".join(f"{name:>12}" for name in (*head, *more)))
-    for row in rows:
-        print("".join(f"{row[name]:12.4g}" for name in (*head, *more)))
-    told = {"bench": "orchestration", "lanes": LANES, "machine": machine(), "rows": rows}
-    print(json.dumps(told))
+    counts = SIZES[words[0]] if words[0] in SIZES else [int(word) for word in words]
+    rows = [measure(count) for count in counts]
+    tell(
+        "orchestration",
+        rows,
+        columns={"trials": ",", "kdsweep ms": ".1f", "bare ms": ".1f", "kdsweep/bare": ".2f"}
+        | {f"{whose} MB": ".0f" for whose in ("launch", "driver", "bare")}
+        | {"files/trial": ".1f", "resume s": ".1f", "status s": ".1f"},
+        ratios={"kdsweep/bare": Ratio.of([row["kdsweep/bare"] for row in rows])},
+        lanes=LANES,
+    )
 
 
 def measure(count: int) -> dict[str, float]:
@@ -55,7 +65,7 @@ def measure(count: int) -> dict[str, float]:
         "trials": count,
         "kdsweep ms": ms,
         "bare ms": bare["ms"],
-        "ratio": ms / bare["ms"],
+        "kdsweep/bare": ms / bare["ms"],
         "launch MB": launch["launch"],
         "driver MB": launch["driver"],
         "bare MB": bare["mb"],
@@ -178,11 +188,6 @@ def seconds(command: list[str], folder: Path) -> float:
     start = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
     return time.perf_counter() - start
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

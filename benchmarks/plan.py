@@ -1,14 +1,28 @@
-"""How long planning takes, and how it grows: 1,000 to 100,000 points, each in a fresh process."""
+"""How long planning takes, and how it grows: 1,000 to 100,000 points, each in a fresh process.
+
+    python benchmarks/plan.py [tiny|small|full]
+
+The ratio is of the time for a trial, of the largest grid beside the smallest: 1 is proportional.
+"""
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SIZES = (1_000, 10_000, 100_000)
+from printing import Ratio, tell
+
+SIZES: Mapping[str, Sequence[int]] = {
+    "tiny": [1_000],
+    "small": [1_000, 10_000, 100_000],
+    "full": [1_000, 10_000, 100_000],
+}
+REPEATS: Mapping[str, int] = {"tiny": 1, "small": 3, "full": 7}
 MATCHINGS = ["uniform", "last", "first", {"last_k": 1}, {"last_k": 2}]
 
 
@@ -47,29 +61,61 @@ def measure(file: Path) -> None:
     ids = {identify(planned.trial, Digests("0", "0")).trial for planned in plan.trials}
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"trials": len(ids), "seconds": seconds, "memory_mb": memory}))
+    print(json.dumps({"trials": len(ids), "seconds": seconds, "peak MB": memory}))
 
 
 def main() -> None:
     """Print a table and one JSON line."""
-    rows = []
+    [asked] = sys.argv[1:] or ["small"]
     with TemporaryDirectory() as folder:
-        for points in SIZES:
-            file = Path(folder) / f"{points}.yaml"
-            file.write_text(json.dumps(grid(points)))
-            told = subprocess.run(
-                [sys.executable, __file__, str(file)], check=True, capture_output=True, text=True
-            )
-            rows.append({"points": points, **json.loads(told.stdout)})
-    print(f"{'points':>8} {'trials':>8} {'seconds':>8} {'us/trial':>9} {'peak MB':>8}")
-    for row in rows:
-        each = row["seconds"] / row["trials"] * 1e6
-        print(
-            f"{row['points']:8} {row['trials']:8} {row['seconds']:8.2f} {each:9.1f}"
-            f" {row['memory_mb']:8.0f}"
-        )
-    print(json.dumps({"bench": "plan", "rows": rows}))
+        # Sizes take turns: a machine that slows down slows all of them.
+        turns = [
+            [run(points, Path(folder)) for points in SIZES[asked]] for _ in range(REPEATS[asked])
+        ]
+    rows = [median(repeats) for repeats in zip(*turns, strict=True)]
+    tell(
+        "plan",
+        rows,
+        columns={
+            "points": ",",
+            "trials": ",",
+            "seconds": ".2f",
+            "us/trial": ".1f",
+            "peak MB": ".0f",
+        },
+        ratios={
+            "us/trial, most/fewest": Ratio.of(
+                [turn[-1]["us/trial"] / turn[0]["us/trial"] for turn in turns]
+            ),
+            f"seconds, {rows[-1]['points']:,} points": Ratio.of(
+                [turn[-1]["seconds"] for turn in turns]
+            ),
+        },
+        size=asked,
+    )
+
+
+def run(points: int, folder: Path) -> dict[str, float]:
+    """Plan a grid in a process of its own."""
+    file = folder / f"{points}.yaml"
+    file.write_text(json.dumps(grid(points)))
+    told = subprocess.run(
+        [sys.executable, __file__, "--measure", str(file)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    row = {"points": points, **json.loads(told.stdout)}
+    return row | {"us/trial": row["seconds"] / row["trials"] * 1e6}
+
+
+def median(repeats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each figure."""
+    return {name: statistics.median(row[name] for row in repeats) for name in repeats[0]}
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1])) if len(sys.argv) > 1 else main()
+    if sys.argv[1:2] == ["--measure"]:
+        measure(Path(sys.argv[2]))
+    else:
+        main()

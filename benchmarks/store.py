@@ -1,25 +1,26 @@
-"""How long a sweep of ten thousand trials takes to read, before its parts are merged and after.
+"""How long a sweep of thousands of trials takes to read, before its parts are merged and after.
+
+    python benchmarks/store.py [tiny|small|full]
 
 The store is made by the functions that lanes write with; nothing is trained. Each figure is the
 median of several readings in one process, or of several runs of a command.
 """
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from printing import Ratio, tell
 from safetensors.numpy import save_file
 
 from kdsweep import results
@@ -34,7 +35,22 @@ from kdsweep.sweep.pinned import new_sweep, pinned_for, record_launch
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-REPEATS = 5
+
+
+class Size(NamedTuple):
+    """How much is stored and how often it is read."""
+
+    trials: int
+    """Hundreds of them."""
+    steps: int
+    repeats: int
+
+
+SIZES: Mapping[str, Size] = {
+    "tiny": Size(100, 10, 1),
+    "small": Size(1_000, 100, 5),
+    "full": Size(10_000, 1_000, 5),
+}
 METRICS = (
     "train/loss",
     "train/learning_rate",
@@ -200,14 +216,12 @@ def files_of(folder: Path) -> tuple[int, float]:
 
 def main() -> None:
     """Print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=1_000)
-    asked = parser.parse_args()
+    [asked] = sys.argv[1:] or ["small"]
+    size = SIZES[asked]
     with TemporaryDirectory() as name:
-        grid_file = write_inputs(Path(name), asked.trials)
+        grid_file = write_inputs(Path(name), size.trials)
         start = time.perf_counter()
-        store = write_store(Path(name) / "sweep", grid_file, steps=asked.steps)
+        store = write_store(Path(name) / "sweep", grid_file, steps=size.steps)
         writing = time.perf_counter() - start
         files, megabytes = files_of(store.folder)
         loose = measure(store, 1)
@@ -220,24 +234,34 @@ def main() -> None:
         lock.release()
         merging = time.perf_counter() - start
         files_after, megabytes_after = files_of(store.folder)
-        merged = measure(store, REPEATS)
-    print(f"{asked.trials} trials x {asked.steps} steps; written in {writing:.0f} s")
-    print(f"{files} files, {megabytes:.0f} MB; merged in {merging:.0f} s", end="")
-    print(f" into {files_after} files, {megabytes_after:.0f} MB")
-    print(f"{'':26} {'parts s':>9} {'merged s':>9} {'spread s':>9} {'ratio':>7}")
+        merged = measure(store, size.repeats)
     rows = []
     for what, taken in merged.items():
-        before, after = statistics.median(loose[what]), statistics.median(taken)
-        spread = max(taken) - min(taken)
+        [before] = loose[what]
         rows.append(
-            {"what": what, "parts": before, "merged": after, "spread": spread}
-            | {"ratio": before / after}
+            {"question": what, "parts s": before, "merged s": statistics.median(taken)}
+            | {"least s": min(taken), "most s": max(taken)}
+            | {"parts/merged": Ratio.of([before / each for each in taken])}
         )
-        print(f"{what:26} {before:9.3f} {after:9.3f} {spread:9.3f} {before / after:7.1f}")
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[0]}
-    told = {"bench": "store", "trials": asked.trials, "steps": asked.steps, "machine": machine}
-    told |= {"files": [files, files_after], "megabytes": [megabytes, megabytes_after]}
-    print(json.dumps(told | {"merging_seconds": merging, "rows": rows}))
+    tell(
+        "store",
+        rows,
+        columns={"question": "", "parts s": ".3f", "merged s": ".3f", "least s": ".3f"}
+        | {"most s": ".3f", "parts/merged": ""},
+        ratios={f"parts/merged, {row['question']}": row["parts/merged"] for row in rows},
+        notes=[
+            f"{size.trials:,} trials x {size.steps:,} steps; written in {writing:.0f} s",
+            f"{files:,} files, {megabytes:.0f} MB; merged in {merging:.0f} s into"
+            f" {files_after:,} files, {megabytes_after:.0f} MB",
+        ],
+        size=asked,
+        trials=size.trials,
+        steps=size.steps,
+        files=[files, files_after],
+        megabytes=[megabytes, megabytes_after],
+        writing_seconds=writing,
+        merging_seconds=merging,
+    )
 
 
 if __name__ == "__main__":
