@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -364,7 +365,9 @@ class _Readings:
         }
         self.sources[key] = Source(flops=_pass_flops(model, layout), sizes={**known, **found})
         rows = name_of_rows(trial.task, stage.data)
-        self.about[key] = About(trial.teacher.model, rows, precision)
+        folder = Path(trial.teacher.model)
+        teacher = folder.name if folder.is_absolute() else trial.teacher.model
+        self.about[key] = About(teacher, rows, precision)
 
 
 def _needs(trial: Trial, stage: Stage, model: ModelFacts) -> Needs:

@@ -116,13 +116,19 @@ class SourceFiles:
             except FileNotFoundError:
                 # Whoever prunes the cache was quicker.
                 continue
-            about = self.folder / SOURCE
-            if not about.is_file():
-                temporary = self.folder / f".{secrets.token_hex(4)}"
-                temporary.write_text(json.dumps(self._about, indent=1), encoding="utf-8")
-                temporary.replace(about)
-            about.touch()
+            # What is there can be read from a full disk, too.
+            with suppress(OSError):
+                self._describe()
             return held
+
+    def _describe(self) -> None:
+        about = self.folder / SOURCE
+        if not about.is_file():
+            temporary = self.folder / f".{secrets.token_hex(4)}"
+            temporary.write_text(json.dumps(self._about, indent=1), encoding="utf-8")
+            temporary.replace(about)
+        # When it was used last.
+        about.touch()
 
     def is_there(self, entry: Entry) -> bool:
         """Whether an entry is complete, as far as can be seen without reading it."""
@@ -236,7 +242,7 @@ class SourceFiles:
                 del checksums[entry]
         for entry, checksum in checksums.items():
             with suppress(FileNotFoundError):
-                (self._partial(entry) / f"{shard:04d}-{checksum}").touch()
+                (self._partial(entry) / _note(shard, checksum)).touch()
 
     def _write(self, entry: Entry, row: int, vectors: npt.NDArray[Any]) -> bool:
         """Write what begins with a row of the order; False where the entry was given up."""
@@ -266,12 +272,12 @@ class SourceFiles:
             _sync(whole / DATA)
             (whole / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             _sync(whole / MANIFEST)
-            for file in whole.iterdir():
-                if file.name not in (DATA, MANIFEST):
-                    file.unlink()
+            there = self.folder / entry.name
             # A folder of this name without a manifest is believed by nobody.
-            shutil.rmtree(self.folder / entry.name, ignore_errors=True)
-            whole.rename(self.folder / entry.name)
+            shutil.rmtree(there, ignore_errors=True)
+            whole.rename(there)
+            for shard, checksum in checksums.items():
+                (there / _note(shard, checksum)).unlink()
 
     def _give_up(self, entry: Entry) -> None:
         """Say that an entry does not fit its type."""
@@ -408,6 +414,11 @@ def _allocate(path: Path, size: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
+
+
+def _note(shard: int, checksum: str) -> str:
+    """The name of the file that says that a shard is there."""
+    return f"{shard:04d}-{checksum}"
 
 
 def _sync(path: Path) -> None:
