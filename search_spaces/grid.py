@@ -12,7 +12,7 @@ from .predicate import ExcludeRule, OrderRule, WhenRule
 from .resources import Request, ResourceRule
 from .search import GridSearch, Search
 from .sections import Sections
-from .spec import Count, Name, Positive, Spec, Tries
+from .spec import Count, Name, NonNegative, Positive, Spec, Tries
 from .task import Task, Teacher
 from .training import Training
 from .values import AxisMapping
@@ -149,5 +149,8 @@ class Grid(Spec):
     """What stays in the store."""
     budget: Budget = Budget()
     """When the sweep stops by itself."""
+    cache_budget_gb: NonNegative = 10.0
+    """Most that the sweep keeps of its teachers' outputs on each host, in 10**9 bytes: what spares
+    the most time for each byte. 0: teachers run in every step. What a launch has decided stays."""
     sections: Annotated[Sections, _Checked()] = Field(exclude=True, repr=False)
     """Task, teacher and training as written: what dotted paths override."""

@@ -434,6 +434,38 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
+cache = typer.Typer(no_args_is_help=True, help="What this host keeps of texts and teachers.")
+app.add_typer(cache, name="cache")
+
+
+@cache.command("list")
+def cache_list(as_json: AsJson = False) -> None:
+    """Tokens and features of teachers, what was used last first."""
+    from ..trainers.tokens import cache_folder
+    from .caching import list_cache, print_cache
+
+    folder = cache_folder()
+    print_cache(list_cache(folder), folder, stdout(), as_json=as_json)
+
+
+@cache.command("prune")
+def cache_prune(
+    older_than: Annotated[
+        str, typer.Option(help="Only what nobody has used for so long: 12h, 30d, 8w.")
+    ] = "30d",
+    everything: Annotated[bool, typer.Option("--all", help="However lately it was used.")] = False,
+) -> None:
+    """Remove what is not in use; a sweep that needs it again computes it again."""
+    from ..trainers.tokens import cache_folder
+    from .caching import parse_age
+    from .caching import prune as remove
+    from .words import count, size
+
+    removed = remove(cache_folder(), older_than=0.0 if everything else parse_age(older_than))
+    freed = size(sum(each.bytes for each in removed))
+    typer.echo(f"removed {count(len(removed), 'item')}, {freed}")
+
+
 @app.command()
 def explain(
     word: Annotated[

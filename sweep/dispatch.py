@@ -1,17 +1,15 @@
 """From planned rows to attempts: their numbers, parents and limits."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from ..results.schema import PlanRow
 from ..results.store import Store
-from ..search_spaces.facts import ShippedFacts
 from ..search_spaces.grid import Grid
-from ..search_spaces.resolution import Feature
-from .planning import config_of, reads, request_of
+from .planning import request_of
 from .work import Pinned, Work
 
 CHECKPOINT_SECONDS = float(os.environ.get("KDSWEEP_CHECKPOINT_SECONDS", "30"))
@@ -36,15 +34,10 @@ class Dispatch:
         self._pinned = pinned
         self._epoch = epoch
         self._numbers: Counter[str] = Counter()
-        self._reads = _reads_by_teacher(planned)
 
     def add(self, rows: Iterable[PlanRow]) -> None:
         """Take in work that was planned since."""
-        new = {str(row.id): row for row in rows if row.what != "skipped"}
-        self._planned |= new
-        for teacher, features in _reads_by_teacher(new).items():
-            known = self._reads.get(teacher, ())
-            self._reads[teacher] = tuple(sorted({*known, *features}))
+        self._planned |= {str(row.id): row for row in rows if row.what != "skipped"}
 
     def __call__(self, id: str) -> Work:
         """The next attempt; it goes on from the newest checkpoint of an earlier one."""
@@ -61,7 +54,6 @@ class Dispatch:
             number=self._numbers[id],
             config_json=str(row.config_json),
             pinned=self._pinned,
-            reads=self._reads.get(row.depends_on[0], ()) if row.depends_on else (),
             resources=request,
             timeout_seconds=request.timeout_minutes * 60,
             stall_seconds=request.stall_minutes * 60,
@@ -96,17 +88,3 @@ def _newest_checkpointed(sweep: Store, id: str) -> tuple[int, int] | None:
 
 def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
-
-
-def _reads_by_teacher(planned: Mapping[str, PlanRow]) -> dict[str, tuple[Feature, ...]]:
-    """What the trials of each teacher read from it, so that one pass of it serves them all."""
-    trials = defaultdict(list)
-    for row in planned.values():
-        if (trial := config_of(row).trial) is not None:
-            trials[row.depends_on[0]].append(trial)
-    facts = ShippedFacts()
-    found = {}
-    for teacher, of_teacher in trials.items():
-        if (model := facts.model(of_teacher[0].teacher)) is not None:
-            found[teacher] = reads(of_teacher, model)
-    return found

@@ -18,9 +18,12 @@ from ..search_spaces.grid import Grid
 from ..search_spaces.resources import Request
 from ..search_spaces.search import GridSearch, Proposing
 from ..search_spaces.space import survey
+from ..trainers.settings import Precision, fast_precision
 from .cost import Between
 from .estimate import Cost, estimate, planned_work, read_done
+from .feature_plan import FeaturePlan, Measures, plan_features
 from .folder import check_folder
+from .pinned import device_of, pinned_of
 from .planning import Begun, Content, ContentFacts, identify_trials
 from .search import Slots, open_search, search_work, slots_of
 from .words import count, size
@@ -48,6 +51,8 @@ class Forecast:
     """Stages with which several trials begin, trained once; None where no id is known."""
     early_stopping: Asha | None
     cost: Cost
+    features: FeaturePlan | None
+    """What it keeps of its teachers' outputs; None where rows or teachers are out of reach."""
     requests: frozenset[Request]
     """What its trials ask of a host."""
 
@@ -89,6 +94,7 @@ class Forecast:
                 "rungs": self.early_stopping.rungs,
             },
             "warnings": [str(warning) for warning in plan.warnings],
+            "features": self.features and self.features.as_json(),
             "cost": {
                 "student_flops": self.cost.student_flops,
                 "lane_hours": _between(self.cost.lane_hours),
@@ -143,6 +149,7 @@ def forecast(grid: Grid, store: Path | None) -> Forecast:
         shared_stages=None if begun is None else len(begun.shared()),
         early_stopping=grid.early_stopping,
         cost=estimate(sweep, grid, planned_work(plan, begun, facts), done=done),
+        features=None if why else _features(sweep, grid, plan, content, begun),
         requests=frozenset(p.resources or grid.resources.common for p in plan.trials),
     )
 
@@ -178,7 +185,30 @@ def _forecast_search(grid: Grid, search: Proposing, sweep: Store, content: Conte
         shared_stages=None,
         early_stopping=grid.early_stopping,
         cost=estimate(sweep, grid, work, done=done),
+        features=None if proposed is None else _features(sweep, grid, plan, content, None),
         requests=frozenset(p.resources or grid.resources.common for p in plan.trials),
+    )
+
+
+def _features(
+    sweep: Store, grid: Grid, plan: Plan, content: Content, begun: Begun | None
+) -> FeaturePlan | None:
+    """As the next launch would decide it, if it ran on this host alone."""
+    # Equal teachers of a plan are one object, or few.
+    teachers = {id(planned.trial.teacher): planned.trial.teacher for planned in plan.trials}
+    if any(content.teacher(teacher).folder is None for teacher in teachers.values()):
+        return None
+    known = pinned_of(sweep)
+    if known is not None and known.features is None:
+        return None
+    precision: Precision = "bf16" if device_of(grid) == "cuda" else fast_precision("cpu")
+    return plan_features(
+        grid,
+        plan,
+        Measures(content),
+        begun,
+        precision=precision if known is None else known.precision,
+        choices=() if known is None else known.features or (),
     )
 
 
@@ -236,7 +266,8 @@ def print_forecast(told: Forecast, console: Console) -> None:
         )
     if told.early_stopping is not None:
         console.print(_stopping_line(told.early_stopping), highlight=False, markup=False)
-    for line in (_time_line(told.cost), _disk_line(told.cost)):
+    features = () if told.features is None else told.features.lines()
+    for line in (*features, _time_line(told.cost), _disk_line(told.cost)):
         console.print(line, highlight=False, markup=False)
 
 

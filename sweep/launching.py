@@ -33,6 +33,7 @@ from .drain import Asked, Drain, signals
 from .errors import ClusterLostError, NothingMatchesError, WouldDeactivateError
 from .estimate import Cost, check_room, estimate, planned_work, read_done, with_flops
 from .executors import Choice
+from .feature_plan import Measures, plan_features
 from .folder import check_folder
 from .lock import Lock, beating, take
 from .pinned import device_of, new_sweep, pinned_for, record_launch
@@ -143,11 +144,24 @@ def launch(
     if (search := open_search(sweep, grid, content)) is not None:
         work = search_work(search, plan, content)
     _check_room(estimate(sweep, grid, work, done=done), sweep, executor)
+    measures = Measures(content)
+    measures.read_all(plan, None if search is not None else begun)
     with _held(sweep, grid, console) as (lock, stop_beating):
         pinned = pinned_for(sweep, grid, precision=surveyed.precision)
         # Another launch may have proposed while this one took the sweep.
         search = open_search(sweep, grid, content)
         rows = rows if search is None else search.rows
+        if pinned.features is not None:
+            features = plan_features(
+                grid,
+                plan,
+                measures,
+                begun if search is None else None,
+                precision=pinned.precision,
+                choices=pinned.features,
+                before=() if search is None else tuple(search.trials.values()),
+            )
+            pinned = pinned.model_copy(update={"features": features.choices})
         gone = _completed(sweep.read_attempts()) & (
             {row.id for row in sweep.read_plan() if row.what == "trial"} - {row.id for row in rows}
         )

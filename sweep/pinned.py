@@ -17,10 +17,6 @@ from .redaction import redact_command
 from .survey import Device, Precision
 from .work import Pinned
 
-FEATURES_GB = 1.0
-"""Outputs of a teacher up to this size are kept by a lane; beyond it the teacher runs with each
-batch."""
-
 MOST_TEACHER_THREADS = 8
 """A teacher is prepared alone, so it may use the whole host; more threads gain little."""
 
@@ -104,10 +100,9 @@ def pinned_for(sweep: Store, grid: Grid, *, precision: Precision | None = None) 
     Raises:
         InputError: Grid or host would change the numbers of trials, so they are refused.
     """
-    told = sweep.read_sweep()
-    if "pinned" not in told or not sweep.has_attempts():
+    pinned = pinned_of(sweep)
+    if pinned is None:
         return pin(grid, precision=precision)
-    pinned = Pinned.model_validate(told["pinned"])
     compared: dict[str, tuple[object, object, str]] = {
         "resources.cpus": (grid.resources.cpus, pinned.threads, "threads of a trial"),
         "resources.gpus": (device_of(grid), pinned.device, "device"),
@@ -131,6 +126,13 @@ def pinned_for(sweep: Store, grid: Grid, *, precision: Precision | None = None) 
     return pinned
 
 
+def pinned_of(sweep: Store) -> Pinned | None:
+    """What a sweep's attempts share; None before the first."""
+    if not sweep.exists() or "pinned" not in (told := sweep.read_sweep()):
+        return None
+    return Pinned.model_validate(told["pinned"]) if sweep.has_attempts() else None
+
+
 def pin(grid: Grid, *, precision: Precision | None = None) -> Pinned:
     """What a first launch of this grid fixes.
 
@@ -149,7 +151,8 @@ def pin(grid: Grid, *, precision: Precision | None = None) -> Pinned:
             grid.resources.cpus, min(MOST_TEACHER_THREADS, psutil.cpu_count() or 1)
         ),
         device=device,
-        features_gb=FEATURES_GB,
+        # Which of them are kept is decided once the plan is known.
+        features=(),
     )
 
 

@@ -12,16 +12,14 @@ from ..search_spaces.expansion import Plan, PlannedTrial, Skipped
 from ..search_spaces.facts import ModelFacts, ShippedFacts, TaskFacts
 from ..search_spaces.grid import Resources
 from ..search_spaces.ids import Identifier, TrialIds
-from ..search_spaces.knowledge import hides_tokens, term_label
-from ..search_spaces.resolution import Feature, resolve_term
+from ..search_spaces.knowledge import term_label
 from ..search_spaces.resources import Request
-from ..search_spaces.sizes import trial_sizes
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.texts import Unlabelled
 from ..search_spaces.tree import Scalar
 from ..search_spaces.trial import Digests, Trial, first_stages, stage_id
 from ..trainers.rows import digest_texts
-from ..trainers.sources import check_classes, locate_teacher, teacher_digest
+from ..trainers.sources import TeacherSource, check_classes, locate_teacher, teacher_digest
 from ..trainers.tasks import TaskData, load_task, task_digest
 from ..trainers.texts import unlabelled_texts
 from .words import LISTED, count
@@ -54,6 +52,14 @@ class Content:
             self._tasks[task] = data, task_digest(data, task)
         return self._tasks[task]
 
+    def teacher(self, teacher: Teacher) -> TeacherSource:
+        """A teacher's files; of a hub's, perhaps only where they would be.
+
+        Raises:
+            TeacherError: There is no such teacher.
+        """
+        return locate_teacher(teacher, download=self._fetch or teacher.fine_tune is None)
+
     def digests(self, task: Task, teacher: Teacher) -> Digests:
         """What a trial on this task with this teacher reads.
 
@@ -64,7 +70,7 @@ class Content:
         key = task, teacher
         if key not in self._digests:
             data, of_task = self.task(task)
-            source = locate_teacher(teacher, download=self._fetch or teacher.fine_tune is None)
+            source = self.teacher(teacher)
             if teacher.fine_tune is None:
                 check_classes(source, data, teacher)
             self._digests[key] = Digests(of_task, teacher_digest(teacher, source, data, task))
@@ -284,19 +290,6 @@ def nothing_to_train(grid_file: Path, plan: Plan) -> Problem:
 def labels_of(trial: Trial) -> tuple[str, ...]:
     """What the terms of a trial are called, by their canonical index."""
     return tuple(term_label(term) for stage in trial.stages for term in stage.terms)
-
-
-def reads(trials: Iterable[Trial], model: ModelFacts) -> tuple[Feature, ...]:
-    """Which outputs of one teacher these trials read, so that one pass captures them all."""
-    found: set[Feature] = set()
-    for trial in trials:
-        student, teacher = trial_sizes(trial.shape, model, num_labels=None)
-        for stage in trial.stages:
-            if stage.data != "task" or stage.teacher != "fine_tuned" or hides_tokens(stage.terms):
-                continue
-            for term in stage.terms:
-                found |= resolve_term(term, student=student, teacher=teacher).reads("teacher")
-    return tuple(sorted(found))
 
 
 def config_of(row: PlanRow) -> Config:

@@ -22,7 +22,7 @@ from ..results.files import publish_folder
 from ..results.history import HistoryWriter
 from ..results.schema import Attempt, AttemptStatus
 from ..results.store import Store
-from ..search_spaces.resolution import Feature
+from ..search_spaces.feature_choice import SourceChoice
 from ..search_spaces.resources import Request
 from ..search_spaces.task import Task, Teacher
 from ..search_spaces.trial import Digests, Trial
@@ -58,7 +58,10 @@ class Pinned(Frozen):
     teacher_threads: int
     """Of a teacher's preparation, for which everything else waits."""
     device: Literal["cpu", "cuda"]
-    features_gb: float
+    features: tuple[SourceChoice, ...] | None = None
+    """What is kept of its teachers' outputs; None: `features_gb` decides for each stage alone."""
+    features_gb: float | None = None
+    """Of sweeps that an older kdsweep began."""
 
 
 class Config(Frozen):
@@ -93,7 +96,6 @@ class Work(Frozen):
     number: int
     config_json: str
     pinned: Pinned
-    reads: tuple[Feature, ...]
     resources: Request
     timeout_seconds: float
     stall_seconds: float
@@ -164,7 +166,6 @@ class Keeper:
             # Bars of libraries would be drawn into the display, or into a log.
             disable_progress_bar()
             self._assets = Assets(settings, cache_folder())
-        self._assets.hint = frozenset(work.reads)
         return self._assets
 
     def train(
@@ -210,7 +211,9 @@ def settings_of(work: Work) -> "Settings":
         device=work.pinned.device,
         gpu_share=work.resources.gpus or 1.0,
         precision=work.pinned.precision,
-        features_gb=work.pinned.features_gb,
+        features=work.pinned.features,
+        features_gb=work.pinned.features_gb or 0.0,
+        memory_gb=work.resources.memory_gb,
         checkpoint_seconds=work.checkpoint_seconds,
     )
 

@@ -51,7 +51,13 @@ def test_the_grid_in_the_readme_is_the_quickstart() -> None:
 def test_the_plan_in_the_readme_is_the_plan_of_the_quickstart(tmp_path: Path) -> None:
     said = kdsweep("plan", str(QUICKSTART), folder=tmp_path)
     assert said.returncode == 0, said.stderr
-    assert "\n".join(line.rstrip() for line in said.stdout.strip().split("\n")) == shown("plan")
+    found = "\n".join(line.rstrip() for line in said.stdout.strip().split("\n"))
+    assert of_any_host(found) == of_any_host(shown("plan"))
+
+
+def of_any_host(plan: str) -> str:
+    """Without what depends on whether the host multiplies bf16."""
+    return re.sub(r"(?<=features: )\S+ \S+|\((bf16|fp32)\)", "...", plan)
 
 
 @needs_demo

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor
 
 from ..search_spaces.trial import canonical_json
 from .batches import Split
-from .features import Feature, Needs
+from .feature_cache import FeatureCache, KeptSource
+from .feature_layout import Layout, Type, feature_bytes, feature_type
+from .features import Needs
 from .frozen import (
     FrozenTeacher,
     TeacherRecord,
@@ -25,17 +26,10 @@ from .frozen import (
     load_teacher,
 )
 from .language import LanguageHead, Vocabulary, teachers_language_head
-from .outputs import (
-    Kept,
-    Online,
-    TeacherOutputs,
-    canonical_pass,
-    feature_bytes,
-    square_offsets,
-)
+from .outputs import CanonicalPass, Kept, Online, TeacherOutputs
 from .rows import digest_texts
 from .settings import Precision, Settings
-from .sources import folder_of
+from .sources import folder_of, weights_content
 from .tasks import TaskData, load_task, task_digest
 from .texts import unlabelled_texts
 from .tokens import cache_folder, tokenise, tokenise_texts
@@ -79,6 +73,19 @@ class LoadedText:
     digest: str
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """What of a source is kept where a stage reads what is kept."""
+
+    features: Needs
+    """All that one pass computes."""
+    is_compact: bool
+
+    def type_of(self, needs: Needs) -> Type:
+        """The roughest type of what a stage reads."""
+        return min(feature_type(feature, is_compact=self.is_compact) for feature in needs)
+
+
 class _Recent(OrderedDict[Hashable, _T]):
     """The last few things that were asked for."""
 
@@ -98,12 +105,8 @@ class _Recent(OrderedDict[Hashable, _T]):
 class Assets:
     """Made once a process, and given to every trial."""
 
-    def __init__(
-        self, settings: Settings, cache: Path | None = None, *, hint: Needs = frozenset()
-    ) -> None:
+    def __init__(self, settings: Settings, cache: Path | None = None) -> None:
         self.settings = settings
-        self.hint = hint
-        """What the trials to come read of their teacher: kept in one pass as far as it fits."""
         self._cache = cache or cache_folder()
         self._tasks: _Recent[LoadedTask] = _Recent(_TASKS)
         self._tokens: _Recent[Tokens] = _Recent(_TASKS)
@@ -111,7 +114,8 @@ class Assets:
         self._texts: _Recent[LoadedText] = _Recent(_TASKS)
         self._vocabularies: _Recent[Vocabulary] = _Recent(_MODELS)
         self._language_heads: _Recent[LanguageHead] = _Recent(_MODELS)
-        self._kept: OrderedDict[tuple[Hashable, Feature], Tensor] = OrderedDict()
+        self._features = FeatureCache(self._cache / "features", settings)
+        self._sources: _Recent[KeptSource] = _Recent(_TASKS)
 
     def task(self, task: Task) -> LoadedTask:
         """A task's rows."""
@@ -160,7 +164,7 @@ class Assets:
         """
         if isinstance(which, Path):
             return self._teachers.get_or_make(
-                _weights_of(which), lambda: load_teacher(which, device=self.settings.device)
+                _place_of(which), lambda: load_teacher(which, device=self.settings.device)
             )
 
         def load() -> FrozenTeacher:
@@ -185,17 +189,46 @@ class Assets:
         which = TeacherRecord.read(prepared).digest
         return self._language_heads.get_or_make((source, which), load)
 
-    def keeps(self, needs: Needs, *, sizes: Sizes, lengths: Tensor) -> bool:
-        """Whether a trial reads kept outputs; else the teacher runs on every batch."""
-        size = _size(needs, sizes=sizes, lengths=lengths)
-        return size <= self.settings.features_gb * _GB
+    def check_unchanged(self, which: Path | TeacherSource) -> None:
+        """Compare the weights of a teacher that has taught here with those at its start.
+
+        Raises:
+            FrozenError: Something wrote to a weight.
+        """
+        if (teacher := self._teachers.get(_place_of(which))) is not None:
+            teacher.check_unchanged()
+
+    def keeps(
+        self, source: str, needs: Needs, *, sizes: Sizes, rows: Split, precision: Precision
+    ) -> Keeping | None:
+        """What is kept for a stage; None: its teacher runs on every batch.
+
+        Args:
+            source: The key of what it reads.
+            needs: Which features of it.
+            sizes: The teacher's.
+            rows: What the stage trains on.
+            precision: Of the stage.
+        """
+        if self.settings.features is None:
+            layout = Layout(rows.lengths.numpy())
+            size = sum(
+                feature_bytes(feature, sizes=sizes, layout=layout, type="fp32") for feature in needs
+            )
+            fits = size <= self.settings.features_gb * _GB
+            return Keeping(needs, is_compact=False) if fits else None
+        for choice in self.settings.features:
+            if choice.source == source and choice.keeps(needs):
+                return Keeping(frozenset(choice.kept), is_compact=precision == "bf16")
+        return None
 
     def outputs(
         self,
         teacher: Path | TeacherSource,
         rows: Split,
         *,
-        rows_digest: str,
+        source: str,
+        task: str,
         pad_token_id: int,
         needs: Needs,
         sizes: Sizes,
@@ -204,69 +237,56 @@ class Assets:
     ) -> TeacherOutputs:
         """A teacher's outputs over what a stage trains on, kept or not.
 
-        Raises:
-            StoppedError: `stop` became true during the pass over the rows.
-        """
-        if not self.keeps(needs, sizes=sizes, lengths=rows.lengths):
-            return Online(self.teacher(teacher).model, needs, precision)
-        place = (_weights_of(teacher), rows_digest, precision)
-        if any((place, feature) not in self._kept for feature in needs):
-            self._run_teacher(
-                place, teacher, rows, needs, sizes=sizes, pad_token_id=pad_token_id, stop=stop
-            )
-        kept = {}
-        for feature in sorted(needs):
-            self._kept.move_to_end((place, feature))
-            kept[feature] = self._kept[place, feature]
-        return Kept(kept, rows.offsets, square_offsets(rows.offsets))
+        Args:
+            teacher: Who teaches.
+            rows: What the stage trains on.
+            source: The key of the two.
+            task: What people call the rows.
+            pad_token_id: Of the tokens.
+            needs: What the stage reads.
+            sizes: The teacher's.
+            precision: Of the stage.
+            stop: Looked at before every batch of a pass over the rows.
 
-    def _run_teacher(
-        self,
-        place: tuple[Hashable, str, Precision],
-        teacher: Path | TeacherSource,
-        rows: Split,
-        needs: Needs,
-        *,
-        sizes: Sizes,
-        pad_token_id: int,
-        stop: Callable[[], bool],
-    ) -> None:
-        lengths = rows.lengths
-        # What trials to come read of the one that is prepared; others serve few.
-        hinted = needs | (_within(self.hint, sizes) if isinstance(teacher, Path) else frozenset())
-        wanted = hinted if self.keeps(hinted, sizes=sizes, lengths=lengths) else needs
-        for feature in sorted(needs):
-            if (place, feature) in self._kept:
-                self._kept.move_to_end((place, feature))
-        missing = frozenset(f for f in wanted if (place, f) not in self._kept)
-        room = 2 * self.settings.features_gb * _GB - _size(missing, sizes=sizes, lengths=lengths)
-        while self._kept and self._kept_bytes() > room:
-            self._kept.popitem(last=False)
-        made = canonical_pass(
-            self.teacher(teacher).model,
-            rows,
-            missing,
+        Raises:
+            StoppedError: `stop` became true during the pass.
+            InputError: There is no room for what is to be kept, on the disk or in memory.
+        """
+        keeping = self.keeps(source, needs, sizes=sizes, rows=rows, precision=precision)
+        if keeping is None:
+            return Online(self.teacher(teacher).model, needs, precision)
+
+        def find() -> KeptSource:
+            layout = Layout(rows.lengths.numpy())
+            run = CanonicalPass(
+                teacher=lambda: self.teacher(teacher).model,
+                split=rows,
+                layout=layout,
+                pad_token_id=pad_token_id,
+                device=torch.device(self.settings.device),
+                precision=precision,
+                stop=stop,
+            )
+            about = {"teacher": _name_of(teacher), "task": task, "precision": precision}
+            weights = weights_content(teacher if isinstance(teacher, Path) else folder_of(teacher))
+            return self._features.source(run, weights=weights, about=about)
+
+        kept = self._sources.get_or_make((_place_of(teacher), source), find)
+        vectors = self._features.vectors(
+            kept,
+            needs,
+            keeping.features,
             sizes=sizes,
-            pad_token_id=pad_token_id,
-            device=torch.device(self.settings.device),
-            precision=place[-1],
+            is_compact=keeping.is_compact,
             stop=stop,
         )
-        self._kept.update({(place, feature): tensor for feature, tensor in made.items()})
-
-    def _kept_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._kept.values())
+        return Kept(vectors, kept.places, kept.held)
 
 
-def _weights_of(teacher: Path | TeacherSource) -> Hashable:
+def _place_of(teacher: Path | TeacherSource) -> Hashable:
     """What tells the weights of one teacher from those of another."""
     return TeacherRecord.read(teacher).weights if isinstance(teacher, Path) else teacher
 
 
-def _within(needs: Needs, sizes: Sizes) -> Needs:
-    """Of a need, the layers that a model has."""
-    return frozenset(feature for feature in needs if feature.layer <= sizes.num_hidden_layers)
-
-
-def _size(features: Needs, *, sizes: Sizes, lengths: Tensor) -> int:
-    return sum(feature_bytes(feature, sizes=sizes, lengths=lengths) for feature in features)
+def _name_of(teacher: Path | TeacherSource) -> str:
+    return TeacherRecord.read(teacher).model if isinstance(teacher, Path) else teacher.model

@@ -97,7 +97,8 @@ class Batch:
 
 def collate(split: Split, rows: Tensor, *, pad_token_id: int) -> Batch:
     """The batch of some rows, on the CPU."""
-    index, mask = token_index(split.offsets, rows)
+    starts = split.offsets[rows]
+    index, mask = padded_index(starts, split.offsets[rows + 1] - starts)
     return Batch(
         rows=rows,
         input_ids=split.input_ids[index].masked_fill_(~mask, pad_token_id),
@@ -107,15 +108,17 @@ def collate(split: Split, rows: Tensor, *, pad_token_id: int) -> Batch:
     )
 
 
-def token_index(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def padded_index(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Where the tokens of some rows lie, padded to the longest row.
+
+    Args:
+        starts: Where each row's tokens start, shape [B].
+        lengths: How many it has, shape [B].
 
     Returns:
         The index, where padding points at the row's first token, and the mask (True for a token);
         both of shape [B, L].
     """
-    starts = offsets[rows]
-    lengths = offsets[rows + 1] - starts
     position = torch.arange(int(lengths.max()))
     mask = position < lengths[:, None]
     return starts[:, None] + position * mask, mask

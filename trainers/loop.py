@@ -19,6 +19,7 @@ from transformers import BertConfig
 
 from ..search_spaces.early_stopping import rung_steps
 from ..search_spaces.errors import TeacherError
+from ..search_spaces.feature_choice import source_keys
 from ..search_spaces.knowledge import MaskedLogits, hides_tokens
 from ..search_spaces.resolution import trains_head, uses_teacher
 from ..search_spaces.shape import forward_flops_per_token
@@ -58,12 +59,14 @@ from .sources import TeacherSource, folder_of, locate_teacher, teacher_digest
 from .student import build_student, count_parameters
 from .surroundings import within
 from .teacher import check_digest, never, prepare_teacher
+from .texts import name_of_rows
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
     from ..search_spaces.trial import Stage
     from .assets import LoadedTask, Tokens
+    from .feature_layout import Type
     from .fit import Fitted
     from .language import Vocabulary
     from .objective import Objective
@@ -329,7 +332,7 @@ def _fit_stages(
             return None
     assert fitted is not None, "the last stage is never trained before"
     for which in _teachers(known, trial, objectives):
-        attempt.assets.teacher(which).check_unchanged()
+        attempt.assets.check_unchanged(which)
     columns = _resolved_columns(attempt, known, student, objectives, resumed_from_step)
     return _Made(student, fitted, {**columns, **fitted.values})
 
@@ -559,8 +562,8 @@ def _outputs(attempt: _Attempt, known: _Knowledge, job: Fit) -> TeacherOutputs |
     return assets.outputs(
         which,
         job.rows,
-        # A text's digest does not say where its passages are cut.
-        rows_digest=f"{known.data[job.stage].digest}-{attempt.trial.task.max_length}",
+        source=_source_keys(attempt, known)[job.stage],
+        task=name_of_rows(attempt.trial.task, stage.data),
         pad_token_id=known.tokens.pad_token_id,
         needs=needs,
         sizes=known.sizes,
@@ -622,18 +625,32 @@ def _resolved_columns(
 
 
 def _feature_source(attempt: _Attempt, known: _Knowledge, objectives: Sequence[Objective]) -> str:
-    stages = zip(attempt.trial.stages, known.data, objectives, strict=True)
-    keeps = [
-        not hides_tokens(stage.terms)
-        and attempt.assets.keeps(
-            objective.teacher_needs, sizes=known.sizes, lengths=data.rows.lengths
-        )
-        for stage, data, objective in stages
-        if _reads_teacher(objective)
-    ]
-    if not keeps:
+    stages = zip(
+        attempt.trial.stages, known.data, objectives, _source_keys(attempt, known), strict=True
+    )
+    types: set[Type | None] = set()
+    for stage, data, objective, source in stages:
+        if not _reads_teacher(objective):
+            continue
+        needs, keeping = objective.teacher_needs, None
+        if not hides_tokens(stage.terms):
+            keeping = attempt.assets.keeps(
+                source,
+                needs,
+                sizes=known.sizes,
+                rows=data.rows,
+                precision=attempt.settings.resolve(stage.training.precision),
+            )
+        types.add(None if keeping is None else keeping.type_of(needs))
+    if not types:
         return "none"
-    return "cached as fp32" if all(keeps) else "online"
+    if None in types:
+        return "online"
+    return "cached as fp16" if "fp16" in types else "cached as fp32"
+
+
+def _source_keys(attempt: _Attempt, known: _Knowledge) -> tuple[str, ...]:
+    return source_keys(attempt.trial, known.digests, precision=attempt.settings.precision)
 
 
 def _predictions(

@@ -2,7 +2,7 @@
 
 Kept outputs come from one canonical pass (rows in the order of their lengths, fixed batches), so
 that they are the same in every lane whichever trial wanted them first. Of each row the tokens
-alone are kept, packed one row after the other:
+alone are kept, packed one row after the other in the order of that pass:
 
 * logits [N, C];
 * hidden states, queries, keys or values of a layer [sum of L, H];
@@ -10,35 +10,37 @@ alone are kept, packed one row after the other:
   stretch of memory.
 
 N rows, L tokens of a row, H width, A heads, C classes.
+
+They are kept in fp32, bit for bit what the teacher gives on a batch of that pass; beside training
+in bf16, all but logits as fp16: it rounds by 2**-11 of a number at most (below 2**-14, by 2**-25),
+an eighth of what bf16 rounds by itself. A feature with a number beyond 65,504 stays in fp32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .batches import collate, length_batches, token_index
+from .batches import collate, padded_index
 from .errors import StoppedError
+from .feature_files import Overflows, Part
+from .feature_layout import Entry, Layout, axis_of
 from .features import Feature, Features, Needs
 from .forward import forward
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import nn
 
     from .batches import Batch, Split
-    from .features import Sizes
+    from .file_lock import Held
     from .language import LanguageHead
     from .settings import Precision
-
-BATCH_SIZE = 32
-"""Of the canonical pass."""
-
-_FP32_BYTES = 4
-_NOT_KEPT = "hidden tokens are others in every step"
 
 
 class TeacherOutputs(Protocol):
@@ -71,120 +73,137 @@ class Online:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where what is kept of each row of a split lies, by the row's number; all of shape [N]."""
+
+    lengths: Tensor
+    rows: Tensor
+    """The row's place in the canonical order."""
+    tokens: Tensor
+    """Where its tokens start."""
+    pairs: Tensor
+    """Where its pairs of tokens start."""
+
+    @classmethod
+    def of(cls, split: Split, layout: Layout) -> Places:
+        """For the rows of a split whose layout this is."""
+        rows = torch.empty(len(split), dtype=torch.int64)
+        rows[torch.from_numpy(layout.order)] = torch.arange(len(split))
+        starts = {axis: torch.from_numpy(each) for axis, each in layout.offsets.items()}
+        return cls(split.lengths, rows, starts["tokens"][rows], starts["pairs"][rows])
+
+
+@dataclass(frozen=True)
 class Kept:
     """The teacher has run once."""
 
     kept: Mapping[Feature, Tensor]
-    offsets: Tensor
-    """Where each row's tokens start, and the end, shape [N + 1]."""
-    square_offsets: Tensor
-    """Where each row's pairs of tokens start, and the end, shape [N + 1]."""
+    """Packed; of files they are views, for reading only."""
+    places: Places
+    held: Held | None = None
+    """Keeps the files, where there are any, from being pruned."""
 
     def features(self, batch: Batch) -> Features:
-        """What is kept of the batch's rows; padding repeats a row's first token."""
+        """What is kept of the batch's rows, in fp32; padding repeats a row's first token."""
         device = batch.labels.device
-        return {feature: _onto(self._gather(feature, batch.rows), device) for feature in self.kept}
+        return {
+            feature: _onto(self._gather(feature, batch.rows), device).float()
+            for feature in self.kept
+        }
 
     def _gather(self, feature: Feature, rows: Tensor) -> Tensor:
-        packed = self.kept[feature]
-        if feature.kind == "logits":
-            return packed[rows]
-        index, mask = token_index(self.offsets, rows)
-        if feature.kind != "attentions":
-            return packed.index_select(0, index.flatten()).view(*index.shape, -1)
-        pairs = _pair_index(self.offsets, self.square_offsets, rows, mask)
-        return packed.index_select(0, pairs.flatten()).view(*pairs.shape, -1).permute(0, 3, 1, 2)
+        packed, places = self.kept[feature], self.places
+        axis = axis_of(feature)
+        match axis:
+            case "rows":
+                return packed[places.rows[rows]]
+            case "tokens":
+                index, _ = padded_index(places.tokens[rows], places.lengths[rows])
+            case "pairs":
+                index = _pair_index(places.pairs[rows], places.lengths[rows])
+            case _:
+                assert_never(axis)
+        found = packed.index_select(0, index.flatten()).view(*index.shape, -1)
+        return found if axis == "tokens" else found.permute(0, 3, 1, 2)
 
 
-def feature_bytes(feature: Feature, *, sizes: Sizes, lengths: Tensor) -> int:
-    """What keeping a feature of all rows takes in memory."""
-    match feature.kind:
-        case "logits":
-            assert sizes.num_labels is not None, "a model that runs has its classes"
-            numbers = len(lengths) * sizes.num_labels
-        case "hidden_states" | "queries" | "keys" | "values":
-            numbers = int(lengths.sum()) * sizes.hidden_size
-        case "attentions":
-            numbers = int(lengths.square().sum()) * sizes.num_attention_heads
-        case "words":
-            raise AssertionError(_NOT_KEPT)
-        case _:
-            assert_never(feature.kind)
-    return numbers * _FP32_BYTES
+@dataclass(frozen=True)
+class CanonicalPass:
+    """A teacher over the batches of the canonical order."""
 
+    teacher: Callable[[], nn.Module]
+    """Loads it, if need be."""
+    split: Split
+    layout: Layout
+    pad_token_id: int
+    device: torch.device
+    precision: Precision
+    stop: Callable[[], bool]
 
-def square_offsets(offsets: Tensor) -> Tensor:
-    """Where each row's pairs of tokens start, and the end, shape [N + 1]."""
-    squares = offsets.diff().square().cumsum(0)
-    return torch.cat([squares.new_zeros(1), squares])
+    @torch.no_grad()
+    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Part:
+        """The vectors of a batch, a stretch of the order.
 
-
-@torch.no_grad()
-def canonical_pass(
-    teacher: nn.Module,
-    split: Split,
-    features: Needs,
-    *,
-    sizes: Sizes,
-    pad_token_id: int,
-    device: torch.device,
-    precision: Precision,
-    stop: Callable[[], bool],
-) -> dict[Feature, Tensor]:
-    """Run the teacher once over a split, and keep features packed, in fp32, on the CPU.
-
-    Raises:
-        StoppedError: `stop` became true on the way.
-    """
-    squares = square_offsets(split.offsets)
-    kept = {
-        feature: torch.empty(
-            feature_bytes(feature, sizes=sizes, lengths=split.lengths) // _FP32_BYTES
-        ).view(_packed_rows(feature, split, squares), -1)
-        for feature in sorted(features)
-    }
-    for rows in length_batches(split.lengths, BATCH_SIZE):
-        if stop():
+        Raises:
+            StoppedError: `stop` became true before.
+        """
+        if self.stop():
             raise StoppedError
-        batch = collate(split, rows, pad_token_id=pad_token_id)
-        outputs = forward(teacher, batch.to(device), features, precision=precision)
-        tokens, mask = token_index(split.offsets, rows)
-        pairs = _pair_index(split.offsets, squares, rows, mask)
-        pair_mask = mask[:, :, None] & mask[:, None, :]
-        for feature, packed in kept.items():
-            output = outputs[feature].float().cpu()
-            match feature.kind:
-                case "logits":
-                    packed[rows] = output
-                case "hidden_states" | "queries" | "keys" | "values":
-                    packed[tokens[mask]] = output[mask]
-                case "attentions":
-                    packed[pairs[pair_mask]] = output.permute(0, 2, 3, 1)[pair_mask]
-                case "words":
-                    raise AssertionError(_NOT_KEPT)
-                case _:
-                    assert_never(feature.kind)
+        rows = torch.from_numpy(self.layout.order[start:end])
+        batch = collate(self.split, rows, pad_token_id=self.pad_token_id)
+        needs = frozenset(entry.feature for entry in entries)
+        outputs = forward(self.teacher(), batch.to(self.device), needs, precision=self.precision)
+        mask = batch.attention_mask.bool().to(self.device)
+        found: Part = {}
+        for entry in entries:
+            vectors = _packed(entry, outputs[entry.feature], mask).float().cpu().numpy()
+            with np.errstate(over="ignore"):
+                rounded = np.ascontiguousarray(vectors, dtype=entry.dtype)
+            if not (np.isinf(rounded) & np.isfinite(vectors)).any():
+                found[entry] = rounded
+        return found
+
+
+def kept_in_memory(
+    run: CanonicalPass, entries: Sequence[Entry]
+) -> dict[Entry, npt.NDArray[Any] | Overflows]:
+    """All vectors of some entries, of this process alone."""
+    layout = run.layout
+    kept: dict[Entry, npt.NDArray[Any] | Overflows] = {
+        entry: np.empty((layout.size(entry.axis), entry.width), dtype=entry.dtype)
+        for entry in entries
+    }
+    for shard in range(len(layout.shards)):
+        for start, end in layout.batches(shard):
+            part = run(start, end, entries=entries)
+            for entry, whole in kept.items():
+                if isinstance(whole, Overflows):
+                    continue
+                if entry not in part:
+                    kept[entry] = Overflows()
+                    continue
+                offsets = layout.offsets[entry.axis]
+                whole[offsets[start] : offsets[end]] = part[entry]
     return kept
 
 
-def _packed_rows(feature: Feature, split: Split, squares: Tensor) -> int:
-    match feature.kind:
-        case "logits":
-            return len(split)
-        case "hidden_states" | "queries" | "keys" | "values":
-            return int(split.offsets[-1])
-        case "attentions":
-            return int(squares[-1])
-        case "words":
-            raise AssertionError(_NOT_KEPT)
+def _packed(entry: Entry, output: Tensor, mask: Tensor) -> Tensor:
+    """The vectors at tokens that are no padding, row after row."""
+    match entry.axis:
+        case "rows":
+            return output
+        case "tokens":
+            return output[mask]
+        case "pairs":
+            return output.permute(0, 2, 3, 1)[mask[:, :, None] & mask[:, None, :]]
 
 
-def _pair_index(offsets: Tensor, squares: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+def _pair_index(starts: Tensor, lengths: Tensor) -> Tensor:
     """Where the pairs of tokens lie, [B, L, L]; with padding, at the row's first pair."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    position = torch.arange(mask.shape[1])
+    position = torch.arange(int(lengths.max()))
+    mask = position < lengths[:, None]
     within = position[:, None] * lengths[:, None, None] + position
-    return squares[rows][:, None, None] + within * (mask[:, :, None] & mask[:, None, :])
+    return starts[:, None, None] + within * (mask[:, :, None] & mask[:, None, :])
 
 
 def _onto(tensor: Tensor, device: torch.device) -> Tensor:

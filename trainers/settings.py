@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..search_spaces.errors import InputError, Problem
+from ..search_spaces.feature_choice import SourceChoice
 
 Precision = Literal["fp32", "bf16"]
 
@@ -23,9 +24,13 @@ class Settings:
     """How much of the GPU's memory this process may take, its own context counted."""
     precision: Precision = "fp32"
     """What a trial's `precision: auto` becomes."""
+    features: tuple[SourceChoice, ...] | None = None
+    """What of its teachers' outputs a sweep keeps; None: nobody has chosen, and a stage keeps what
+    it reads, in fp32, unless it is larger than `features_gb`."""
     features_gb: float = 1.0
-    """A trial keeps its teacher's outputs over train if they are not larger, in 10**9 bytes;
-    else the teacher runs on every batch. A lane holds at most twice as much from trial to trial."""
+    """In 10**9 bytes."""
+    memory_gb: float | None = None
+    """What this process may hold of its own, in 2**30 bytes; None: what the host has."""
     checkpoint_seconds: float = 30.0
     """Time between two checkpoints; up to ten times as long where writing one takes long."""
 

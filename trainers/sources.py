@@ -343,6 +343,11 @@ def _content(source: TeacherSource) -> object:
     return _digests(folder, ("config.json", *TOKENIZER_FILES, *weight_files(folder)))
 
 
+def weights_content(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that decide what a checkpoint computes from tokens."""
+    return _digests(folder, ("config.json", *weight_files(folder)))
+
+
 def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
     digests = {}
     for name in names:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import assert_never
 
 from ..search_spaces.errors import DataError, Problem
+from ..search_spaces.stages import StageData
+from ..search_spaces.task import Task
 from ..search_spaces.texts import Text, Unlabelled
 from .local_files import read_columns
 from .rows import read_texts
@@ -14,6 +16,14 @@ Texts = tuple[tuple[str, ...], ...]
 """The one or two texts of each row."""
 
 _LINES = ".txt"
+
+
+def name_of_rows(task: Task, data: StageData) -> str:
+    """What people call the rows that a stage trains on."""
+    if isinstance(data, Text):
+        return Path(data.text).name
+    named = task.name or (Path(task.files.train).name if task.files is not None else "rows")
+    return named if data == "task" else f"{named} ({data})"
 
 
 def unlabelled_texts(data: TaskData, wanted: Unlabelled, *, place: str = "stages.data") -> Texts:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -267,6 +268,9 @@ def _made_once(
     from filelock import FileLock
 
     if (arrays := _read(folder)) is not None:
+        with suppress(OSError):
+            # When it was used last, for whoever prunes.
+            os.utime(folder)
         return arrays
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):

@@ -22,9 +22,8 @@ def work(id: str, what: str = "trial") -> Work:
             "number": 1,
             "config_json": "{}",
             "pinned": Pinned(
-                precision="fp32", threads=1, teacher_threads=1, device="cpu", features_gb=1
+                precision="fp32", threads=1, teacher_threads=1, device="cpu", features=()
             ),
-            "reads": (),
             "timeout_seconds": 60,
             "stall_seconds": 60,
             "resources": Request(),
