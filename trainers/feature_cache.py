@@ -79,8 +79,9 @@ class FeatureCache:
             "weights": weights,
             "tokens": _tokens_digest(run.split, run.pad_token_id),
             "precision": run.precision,
-            # Sums round differently with each of these.
-            "threads": self._settings.threads,
+            # Sums round differently with each of these. A lane that has prepared a teacher did it
+            # with more threads than its trials have.
+            "threads": torch.get_num_threads(),
             "device": _device_name(run.device),
             "torch": torch.__version__,
         }

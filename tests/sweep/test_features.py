@@ -157,6 +157,14 @@ def test_a_plan_says_what_is_kept_what_it_takes_and_who_stays_online(
     assert "for 1 stage of trials; in 1 the teacher runs in every step" in said
 
 
+def test_a_lane_that_has_prepared_no_teacher_finds_what_one_that_has_did_compute(
+    launched: Path, write: WriteGrid, kdsweep: Kdsweep, cache: Path
+) -> None:
+    before = {path: path.stat().st_ino for path in cache.rglob("data")}
+    assert kdsweep("launch", write(axes={**AXES, "seed": [1]}), "--yes", *SERIAL).returncode == 0
+    assert {path: path.stat().st_ino for path in cache.rglob("data")} == before
+
+
 def test_a_budget_that_is_changed_later_changes_nothing_that_was_decided(
     launched: Path, write: WriteGrid, kdsweep: Kdsweep
 ) -> None:
