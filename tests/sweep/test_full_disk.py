@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -58,7 +59,11 @@ def fill(disk: Path, *, but: int) -> Path:
 
 
 def test_a_disk_that_fills_up_ends_the_launch_with_74_and_resume_completes(
-    write_grid: WriteGrid, kdsweep: Kdsweep, disk: Path, monkeypatch: pytest.MonkeyPatch
+    write_grid: WriteGrid,
+    kdsweep: Kdsweep,
+    disk: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = disk / "sweep"
     grid = write_grid(axes=AXES, retries=0)
@@ -67,13 +72,24 @@ def test_a_disk_that_fills_up_ends_the_launch_with_74_and_resume_completes(
         broken.setenv("KDSWEEP_FAILPOINT", f"row=raise:{second}")
         assert kdsweep("launch", grid, "--store", store, *SERIAL).returncode == 3
     before = results.load(store).trials
-    # Room to begin with, and not for a checkpoint of the second trial. A launch would foresee it.
     filler = fill(disk, but=120_000)
-    assert kdsweep("launch", grid, "--store", store, *SERIAL).returncode == 74
-    said = kdsweep("resume", store, *SERIAL)
-    assert said.returncode == 74, said.stderr
-    assert "No space left on device" in said.stderr
-    assert f"kdsweep resume {store}" in said.stderr
+    for verb in (("launch", grid, "--store", store), ("resume", store)):
+        said = kdsweep(*verb, *SERIAL)
+        assert said.returncode == 74
+        assert "the sweep needs about" in said.stderr
+    filler.unlink()
+    # Somebody else takes the room once the sweep has begun: too little is left for a checkpoint.
+    begun = len(list(store.glob("locks/*.json")))
+    words = [sys.executable, "-m", "kdsweep.sweep", "resume", str(store), *SERIAL]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as resumed:
+        while len(list(store.glob("locks/*.json"))) == begun:
+            assert resumed.poll() is None
+            time.sleep(0.01)
+        filler = fill(disk, but=120_000)
+        _, told = resumed.communicate()
+    assert resumed.returncode == 74, told
+    assert "No space left on device" in told
+    assert f"kdsweep resume {store}" in told
     trials = results.load(store).trials
     assert trials["status"].tolist() == ["completed", "failed"]
     filler.unlink()
