@@ -121,7 +121,10 @@ def pack(block: Block, *, kind: Kind) -> bytes:
     ) as writer:
         writer.write_table(table, row_group_size=_ROWS_OF_A_GROUP)
         # In the footer alone: what stands in the schema is written twice.
-        writer.add_key_value_metadata({f"{PREFIX}parts": _contents_json(block.parts)})
+        parts = _contents_json(block.parts)
+        # Parquet's checksums do not cover the footer, and a reader believes the list.
+        sums = {f"{PREFIX}parts_digest": digest(parts.encode())}
+        writer.add_key_value_metadata({f"{PREFIX}parts": parts, **sums})
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
@@ -177,12 +180,16 @@ class CompactFile:
         self._file = pq.ParquetFile(source, page_checksum_verification=True)
         schema = self._file.schema_arrow
         version = stamp(schema, "schema_version")
-        contents = (self._file.metadata.metadata or {}).get(f"{PREFIX}parts".encode())
+        metadata = self._file.metadata.metadata or {}
+        contents = metadata.get(f"{PREFIX}parts".encode())
         if version is None or contents is None or stamp(schema, "table") != kind:
             raise ValueError(f"not a compact file of {kind}")
         if int(version) > SCHEMA_VERSION:
             raise NewerStoreError(name, int(version))
         self.parts = _contents(contents.decode())
+        told = metadata.get(f"{PREFIX}parts_digest".encode())
+        self.is_list_whole = told is None or told.decode() == digest(contents)
+        """Whether the list of parts is as it was written; the first files told no digest of it."""
         self.columns: tuple[str, ...] = tuple(
             name for name in schema.names if not name.startswith(RESERVED)
         )

@@ -37,6 +37,7 @@ from .history import check_history, is_logged
 from .parts import compact_files, read_parts
 from .predictions import check_predictions, is_predicted
 from .reader import check_attempts, is_attempt
+from .schema import NewerStoreError
 from .source import LocalSource
 from .tables import concatenate
 
@@ -157,7 +158,7 @@ class Compaction:
         try:
             source = self._source.open(f"compact/{name}")
             file = CompactFile(source, kind=told.kind, name=name)
-        except (pa.ArrowException, OSError, ValueError, KeyError):
+        except (pa.ArrowException, OSError, ValueError, KeyError, NewerStoreError):
             return 0
         is_of_kind, check = _CHECKS[told.kind]
         elsewhere = set(self._source.names(told.kind))

@@ -36,7 +36,7 @@ from .executors import Choice
 from .feature_plan import Measures, plan_features
 from .folder import check_folder
 from .lock import Lock, beating, take
-from .pinned import device_of, new_sweep, pinned_for, record_launch
+from .pinned import device_of, new_sweep, pinned_for, planned_features, record_launch
 from .planning import (
     Begun,
     Content,
@@ -241,7 +241,9 @@ def resume(
     _check_room(_cost_of_rest(sweep, grid, content, only), sweep, executor)
     surveyed = _survey(executor, sweep, grid, rows, console)
     with _held(sweep, grid, console) as (lock, stop_beating):
-        pinned = pinned_for(sweep, grid, precision=surveyed.precision)
+        pinned = pinned_for(
+            sweep, grid, precision=surveyed.precision, features=planned_features(sweep)
+        )
         _keep_plugins(sweep, grid)
         changes = record_launch(
             sweep,

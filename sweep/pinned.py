@@ -11,6 +11,7 @@ import psutil
 
 from ..results.store import Store
 from ..search_spaces.errors import InputError, Problem
+from ..search_spaces.feature_choice import SourceChoice
 from ..search_spaces.grid import Grid
 from .provenance import Provenance, commit_of, differences, provenance_here
 from .redaction import redact_command
@@ -89,20 +90,27 @@ def _hosts(launch: Mapping[str, Any]) -> list[Provenance]:
     return [Provenance.model_validate({"code": None, **host}) for host in hosts]
 
 
-def pinned_for(sweep: Store, grid: Grid, *, precision: Precision | None = None) -> Pinned:
+def pinned_for(
+    sweep: Store,
+    grid: Grid,
+    *,
+    precision: Precision | None = None,
+    features: tuple[SourceChoice, ...] | None = (),
+) -> Pinned:
     """What this sweep's attempts share: fixed by the first launch that comes to an attempt.
 
     Args:
         sweep: Whose store.
         grid: The grid.
         precision: What all hosts that will train multiply fast; None: this one will.
+        features: What is kept of teachers where nothing is fixed yet.
 
     Raises:
         InputError: Grid or host would change the numbers of trials, so they are refused.
     """
     pinned = pinned_of(sweep)
     if pinned is None:
-        return pin(grid, precision=precision)
+        return pin(grid, precision=precision).model_copy(update={"features": features})
     compared: dict[str, tuple[object, object, str]] = {
         "resources.cpus": (grid.resources.cpus, pinned.threads, "threads of a trial"),
         "resources.gpus": (device_of(grid), pinned.device, "device"),
@@ -124,6 +132,12 @@ def pinned_for(sweep: Store, grid: Grid, *, precision: Precision | None = None) 
     if problems:
         raise InputError(problems)
     return pinned
+
+
+def planned_features(sweep: Store) -> tuple[SourceChoice, ...] | None:
+    """What the newest launch decided to keep, whether or not it came to an attempt."""
+    told = sweep.read_sweep().get("pinned")
+    return () if told is None else Pinned.model_validate(told).features
 
 
 def pinned_of(sweep: Store) -> Pinned | None:
