@@ -3,8 +3,7 @@
 A student of width 128 with BERT's vocabulary has nine tenths of its weights in word embeddings, of
 which the rows of a task touch a few thousand of thirty thousand. A token that is never read has a
 gradient of zero, so Adam's moments of it stay zero, and all that ever happens to its embedding is
-weight decay: a factor. Clearing, clipping, stepping and copying them took most of a small student's
-step.
+weight decay: a factor. Clearing, clipping, stepping and copying them would be work for nothing.
 """
 
 from __future__ import annotations
