@@ -334,16 +334,18 @@ def test_no_part_goes_while_one_bit_of_its_compact_file_is_wrong(
     assert found.keys() == rows.keys()
 
 
-def test_a_version_that_a_wrong_bit_made_is_damage_and_no_newer_kdsweep(store: Store) -> None:
-    compaction(store).merge()
-    [path] = compact_files(store, "history")
-    content = path.read_bytes()
-    place = content.index(b"kdsweep.schema_version") + len(b"kdsweep.schema_version")
-    place = content.index(b"2", place)
-    path.write_bytes(content[:place] + b"6" + content[place + 1 :])
+def test_a_version_that_a_wrong_bit_made_is_damage_and_no_newer_kdsweep(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("kdsweep.results.compact.SCHEMA_VERSION", 6)
+        compaction(store).merge()
+    [path] = compact_files(store, "attempts")
+    # As a name tells that was written with another version in it.
+    *rest, digest, suffix = path.name.split(".")
+    path.rename(path.with_name(".".join([*rest, digest[::-1], suffix])))
     [damaged] = results.load(store.folder).damaged
-    assert damaged.path == f"compact/{path.name}"
-    assert "its version" in damaged.reason
+    assert damaged.reason == "its version is not the one that was written"
 
 
 def test_a_compact_file_of_a_newer_version_is_a_clear_error(

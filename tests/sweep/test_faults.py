@@ -92,6 +92,7 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
     assert diagnose(store).found == ()
 
 
+@pytest.mark.slow
 def test_each_way_to_fail_is_recorded_with_its_class_and_the_others_finish(
     write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:

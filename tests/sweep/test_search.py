@@ -329,6 +329,7 @@ def numbers(folder: Path) -> pd.DataFrame:
     return frame[[name for name in frame if name.startswith(("select/", "report/", "train/"))]]
 
 
+@pytest.mark.slow
 def test_a_search_whose_launch_is_killed_ends_as_one_that_was_not(
     launched: Path, write_grid: WriteGrid, kdsweep: Kdsweep, process: Kdsweep, tmp_path: Path
 ) -> None:
