@@ -31,6 +31,7 @@ NUMBERS = (
     "seconds/student",
     "seconds/evaluate",
     "seconds/write",
+    "seconds_spared",
     "threads",
 )
 """Numbers that a frame of trials or teachers has even where no attempt brought them."""
@@ -50,6 +51,7 @@ _ORDER = (
     "peak_memory_mb",
     "micro_batches",
     "seconds",
+    "seconds_spared",
 )
 
 

@@ -34,7 +34,7 @@ from .query import aggregate, best_groups, best_trials, pareto_groups, pivot
 from .schema import Damaged
 from .snapshot import Snapshot, take_snapshot
 from .source import open_source
-from .times import lane_seconds
+from .times import Spared, lane_seconds, spared_by_features
 
 Over = Literal["trial", "seeds"]
 
@@ -100,6 +100,11 @@ class Results:
     def lane_seconds(self) -> Mapping[str, float]:
         """Seconds that all attempts have taken, by phase, the longest first."""
         return lane_seconds(self._snapshot.attempts)
+
+    @property
+    def spared_by_features(self) -> Spared | None:
+        """What a teacher did not have to be asked twice; None where no attempt read features."""
+        return spared_by_features(self._snapshot.attempts)
 
     @property
     def damaged(self) -> tuple[Damaged, ...]:

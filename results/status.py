@@ -13,7 +13,7 @@ from .schema import Work
 from .snapshot import Snapshot, take_snapshot
 from .store import Store
 from .tables import take
-from .times import lane_seconds
+from .times import Spared, lane_seconds, spared_by_features
 
 _UNPROPOSED = "unproposed"
 """Stands for a trial that a search may still propose: nobody knows its operations."""
@@ -52,6 +52,8 @@ class Summary:
     """Until nothing is pending or running, at that rate; None while nobody can say."""
     lane_seconds: Mapping[str, float]
     """What all attempts have taken, by phase, the longest first."""
+    spared_by_features: Spared | None
+    """What lanes did not have to ask a teacher twice; None where no attempt read features."""
     damaged: int
     """Files that could not be read."""
     slots: tuple[int, int] | None
@@ -92,6 +94,7 @@ def summary(store: Store) -> Summary:
         trials_per_hour=rate and rate.trials_per_hour,
         seconds_left=rate and rate.seconds_left,
         lane_seconds=lane_seconds(snapshot.attempts),
+        spared_by_features=spared_by_features(snapshot.attempts),
         damaged=len(snapshot.damaged),
         slots=(filled, planned) if snapshot.studies else None,
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..results.questions import Results
     from ..results.status import Summary
+    from ..results.times import Spared
     from .doctor import Diagnosis
     from .launching import Ended
 
@@ -104,7 +105,8 @@ def ask(
     if form is Form.TABLE:
         _print_notes(found, frame, console=notes)
         if question == "table":
-            notes.print(f"time of lanes: {_shares(found.lane_seconds)}", highlight=False)
+            told = _lane_time(found.lane_seconds, found.spared_by_features)
+            notes.print(f"time of lanes: {told}", highlight=False)
     return not frame.empty
 
 
@@ -399,10 +401,26 @@ def _status_text(told: "Summary") -> Text:
     if told.seconds_left:
         lines["time left"] = f"about {clock(told.seconds_left)}"
     if told.lane_seconds:
-        lines["time of lanes"] = _shares(told.lane_seconds)
+        lines["time of lanes"] = _lane_time(told.lane_seconds, told.spared_by_features)
     if told.damaged:
         lines["damaged files"] = told.damaged
     return _pairs(told.name, lines.items())
+
+
+def _lane_time(seconds: Mapping[str, float], spared: "Spared | None") -> str:
+    """Where it went, and what features spared, in a phrase."""
+    return _shares(seconds) + (f"; {_spared(spared)}" if spared else "")
+
+
+def _spared(told: "Spared") -> str:
+    unknown = f"unknown for {count(told.unknown, 'attempt')}" if told.unknown else ""
+    if not told.seconds:
+        return f"what features spared is {unknown}"
+    if told.seconds > 0:
+        known = f"features spared {100 * told.share:.0f} % ({clock(told.seconds)} of teacher)"
+    else:
+        known = f"features took {clock(-told.seconds)} more than they spared"
+    return ", ".join(filter(None, [known, unknown]))
 
 
 def _shares(seconds: Mapping[str, float]) -> str:

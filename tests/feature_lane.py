@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdsweep.search_spaces.resolution import Feature
-from kdsweep.trainers.feature_files import Overflows, Part, SourceFiles, collect
+from kdsweep.trainers.feature_files import Overflows, Ran, SourceFiles, collect
 from kdsweep.trainers.feature_layout import Entry, Layout
 
 LENGTHS = np.random.default_rng(0).integers(1, 9, size=3000)
@@ -46,16 +46,17 @@ class Toy:
         self._seconds = seconds
         self._overflows = overflows
 
-    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Part:
+    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Ran:
         if len(self.batches) == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._seconds)
         self.batches.append((start, end))
-        return {
+        part = {
             entry: self.vectors(entry, start, end)
             for entry in entries
             if not (self._overflows and entry == HIDDEN and start == 640)
         }
+        return Ran(part, seconds=0.25)
 
     def vectors(self, entry: Entry, start: int, end: int) -> npt.NDArray[Any]:
         first, stop = (int(self._layout.offsets[entry.axis][row]) for row in (start, end))

@@ -280,7 +280,7 @@ class Assets:
             is_compact=keeping.is_compact,
             stop=stop,
         )
-        return Kept(vectors, kept.places, kept.held)
+        return Kept(vectors, kept.places, kept.held, kept.seconds_a_row(needs))
 
 
 def _place_of(teacher: Path | TeacherSource) -> Hashable:

@@ -19,6 +19,7 @@ class Clock:
     def __init__(self) -> None:
         self._start = perf_counter()
         self._seconds: defaultdict[Phase, float] = defaultdict(float)
+        self._spared: float | None = 0.0
 
     @contextmanager
     def __call__(self, phase: Phase) -> Iterator[None]:
@@ -29,10 +30,22 @@ class Clock:
         finally:
             self._seconds[phase] += perf_counter() - start
 
+    def spare(self, teacher: float | None, *, took: float) -> None:
+        """Count what features spared.
+
+        Args:
+            teacher: Seconds that a teacher would have taken; None: nobody measured it, and what
+                all of them spared is unknown.
+            took: Seconds that it took to get them.
+        """
+        if self._spared is not None:
+            self._spared = None if teacher is None else self._spared + teacher - took
+
     def elapsed(self) -> float:
         """Seconds since the clock was made."""
         return perf_counter() - self._start
 
-    def columns(self) -> dict[str, float]:
-        """Seconds by column name."""
-        return {f"seconds/{phase}": self._seconds[phase] for phase in PHASES}
+    def columns(self) -> dict[str, float | None]:
+        """Seconds by column name; those that were spared are no phase, and may be less than 0."""
+        phases = {f"seconds/{phase}": self._seconds[phase] for phase in PHASES}
+        return {**phases, "seconds_spared": self._spared}

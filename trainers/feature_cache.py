@@ -55,6 +55,13 @@ class KeptSource:
     held: Held | None = None
     """Keeps the files from being pruned."""
     vectors: dict[Feature, Tensor] = field(default_factory=dict)
+    seconds: dict[Feature, float | None] = field(default_factory=dict)
+    """What the teacher took for each of them; None where nobody measured it."""
+
+    def seconds_a_row(self, needs: Needs) -> float | None:
+        """Of a teacher that is asked for these at once: never less than the longest took alone."""
+        known = [each for feature in needs if (each := self.seconds[feature]) is not None]
+        return max(known) / len(self.run.split) if len(known) == len(needs) else None
 
 
 class FeatureCache:
@@ -125,11 +132,20 @@ class FeatureCache:
             needed = [entry(feature) for feature in sorted(missing)]
             try:
                 found = self._on_disk(source, needed, [entry(each) for each in sorted(wanted)])
+                seconds = {entry: source.files.seconds(entry) for entry in found}
             except OSError as error:
                 self._check_memory(source, needed, error)
                 log.warning("%s: %s; this lane keeps features in memory", self._folder, error)
-                found = _whole(lambda entries: kept_in_memory(source.run, entries), needed)
+                seconds = {}
+
+                def get(entries: list[Entry]) -> Found:
+                    kept, took = kept_in_memory(source.run, entries)
+                    seconds.update(dict.fromkeys(entries, took))
+                    return kept
+
+                found = _whole(get, needed)
             source.vectors |= {each.feature: _tensor(array) for each, array in found.items()}
+            source.seconds |= {each.feature: seconds[each] for each in found}
         return {feature: source.vectors[feature] for feature in sorted(needs)}
 
     def _on_disk(

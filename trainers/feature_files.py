@@ -7,7 +7,8 @@
       shard-0003                    locked by whoever computes it
       hidden_states-04.fp16/        an entry: one feature in one type, `data` and its manifest
       .hidden_states-04.fp16/       one that is not complete: `data` and, for each shard of it that
-                                    is, an empty file `0003-8f3a21bc`, named by its CRC-32
+                                    is, a file `0003-8f3a21bc`, named by its CRC-32, that says
+                                    how many seconds the teacher took
 
 Rows lie in the order of the canonical pass (by length), so that a shard, some of its batches, is
 one stretch of every entry. Nothing here needs torch.
@@ -24,12 +25,12 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,10 +75,18 @@ Part = dict[Entry, npt.NDArray[Any]]
 """The vectors of one batch, contiguous; an entry is missing where a number overflows."""
 
 
+class Ran(NamedTuple):
+    """What a teacher said about a batch."""
+
+    part: Part
+    seconds: float
+    """Of its forward pass alone: loading it, packing and writing are no part of what it costs."""
+
+
 class Run(Protocol):
     """Asks the teacher."""
 
-    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Part:
+    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Ran:
         """What belongs to a stretch of the order, a batch."""
         ...
 
@@ -186,6 +195,14 @@ class SourceFiles:
         if found != size:
             raise _DamagedError(f"it has {found} bytes, not {size}")
 
+    def seconds(self, entry: Entry) -> float | None:
+        """What the teacher took for an entry that was read; None where nobody measured it."""
+        try:
+            told = json.loads((self.folder / entry.name / MANIFEST).read_bytes()).get("seconds")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return float(told) if isinstance(told, int | float) else None
+
     def begin(self, entry: Entry, stop: Callable[[], bool]) -> None:
         """Make room for an entry that is neither complete nor begun.
 
@@ -221,7 +238,7 @@ class SourceFiles:
         """The right to compute a shard; None where somebody else has it."""
         return try_lock(self.folder / f"shard-{shard:04d}")
 
-    def fill(self, entries: list[Entry], shard: int, run: Callable[[int, int], Part]) -> None:
+    def fill(self, entries: list[Entry], shard: int, run: Callable[[int, int], Ran]) -> None:
         """Compute a shard, whose lock is held, of entries that lack it.
 
         Args:
@@ -230,8 +247,10 @@ class SourceFiles:
             run: Gives what belongs to a stretch of the order, a batch.
         """
         checksums = dict.fromkeys(entries, NOTHING)
+        seconds = 0.0
         for start, end in self.layout.batches(shard):
-            part = run(start, end)
+            part, took = run(start, end)
+            seconds += took
             for entry in list(checksums):
                 vectors = part.get(entry)
                 if vectors is None:
@@ -242,7 +261,11 @@ class SourceFiles:
                 del checksums[entry]
         for entry, checksum in checksums.items():
             with suppress(FileNotFoundError):
-                (self._partial(entry) / _note(shard, checksum)).touch()
+                partial = self._partial(entry)
+                new = partial / f".{secrets.token_hex(4)}"
+                new.write_text(repr(seconds), encoding="utf-8")
+                # Whoever publishes must not see the name without what it says.
+                new.rename(partial / _note(shard, checksum))
 
     def _write(self, entry: Entry, row: int, vectors: npt.NDArray[Any]) -> bool:
         """Write what begins with a row of the order; False where the entry was given up."""
@@ -268,7 +291,12 @@ class SourceFiles:
                 return
             size = (whole / DATA).stat().st_size
             told = [checksums[shard] for shard in range(len(self.layout.shards))]
-            manifest = {**self._manifest(entry), "size": size, "checksums": told}
+            manifest = {
+                **self._manifest(entry),
+                "size": size,
+                "checksums": told,
+                "seconds": _sum(whole / _note(*each) for each in checksums.items()),
+            }
             _sync(whole / DATA)
             (whole / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             _sync(whole / MANIFEST)
@@ -419,6 +447,12 @@ def _allocate(path: Path, size: int) -> None:
 def _note(shard: int, checksum: str) -> str:
     """The name of the file that says that a shard is there."""
     return f"{shard:04d}-{checksum}"
+
+
+def _sum(notes: Iterable[Path]) -> float | None:
+    """Of what notes say; None if one says nothing, as those of older versions."""
+    told = [note.read_text(encoding="utf-8") for note in notes]
+    return sum(map(float, told)) if all(told) else None
 
 
 def _sync(path: Path) -> None:

@@ -26,7 +26,7 @@ from .optim import (
     make_optimiser,
     set_learning_rate,
 )
-from .outputs import Online
+from .outputs import Kept, Online
 from .reports import GoesOn, Interrupted, Report, Row, Rung, Saving
 from .seen_tokens import SeenTokens, seeing, seen_ids
 from .streams import generator, random_state, set_random_state, stream_seed
@@ -376,7 +376,10 @@ class _Run:
         job = self.job
         parts = split(batch, self.micro_batches)
         with clock("teacher"):
+            began = clock.elapsed()
             teacher = self._teacher_features(batch, parts)
+            if isinstance(self.outputs, Kept):
+                clock.spare(self.outputs.spared(batch), took=clock.elapsed() - began)
         with clock("student"):
             run = partial(
                 forward,

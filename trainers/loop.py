@@ -41,7 +41,7 @@ from .initialise import initialise
 from .language import make_language_head
 from .metrics import score
 from .objective import build_objective
-from .outputs import Online
+from .outputs import Kept, Online
 from .reports import (
     Finished,
     GoesOn,
@@ -313,7 +313,10 @@ def _fit_stages(
     for job in _jobs(attempt, known, student, objectives, identity=identity)[first:]:
         try:
             with clock("teacher"):
+                began = clock.elapsed()
                 outputs = _outputs(attempt, known, job)
+                if isinstance(outputs, Kept):
+                    clock.spare(0.0, took=clock.elapsed() - began)
         except StoppedError:
             yield Interrupted(resumed_from_step)
             return None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import numpy as np
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from .batches import collate, padded_index
 from .errors import StoppedError
-from .feature_files import Overflows, Part
+from .feature_files import Overflows, Part, Ran
 from .feature_layout import Entry, Layout, axis_of
 from .features import Feature, Features, Needs
 from .forward import forward
@@ -102,6 +103,12 @@ class Kept:
     places: Places
     held: Held | None = None
     """Keeps the files, where there are any, from being pruned."""
+    seconds_a_row: float | None = None
+    """What the teacher took for it; None where nobody measured it."""
+
+    def spared(self, batch: Batch) -> float | None:
+        """Seconds that the teacher would take for a batch; None where nobody knows."""
+        return None if self.seconds_a_row is None else self.seconds_a_row * len(batch.rows)
 
     def features(self, batch: Batch) -> Features:
         """What is kept of the batch's rows, in fp32; padding repeats a row's first token."""
@@ -141,7 +148,7 @@ class CanonicalPass:
     stop: Callable[[], bool]
 
     @torch.no_grad()
-    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Part:
+    def __call__(self, start: int, end: int, *, entries: Sequence[Entry]) -> Ran:
         """The vectors of a batch, a stretch of the order.
 
         Raises:
@@ -152,7 +159,12 @@ class CanonicalPass:
         rows = torch.from_numpy(self.layout.order[start:end])
         batch = collate(self.split, rows, pad_token_id=self.pad_token_id)
         needs = frozenset(entry.feature for entry in entries)
-        outputs = forward(self.teacher(), batch.to(self.device), needs, precision=self.precision)
+        teacher, there = self.teacher(), batch.to(self.device)
+        self._wait()
+        began = perf_counter()
+        outputs = forward(teacher, there, needs, precision=self.precision)
+        self._wait()
+        seconds = perf_counter() - began
         mask = batch.attention_mask.bool().to(self.device)
         found: Part = {}
         for entry in entries:
@@ -161,21 +173,28 @@ class CanonicalPass:
                 rounded = np.ascontiguousarray(vectors, dtype=entry.dtype)
             if not (np.isinf(rounded) & np.isfinite(vectors)).any():
                 found[entry] = rounded
-        return found
+        return Ran(found, seconds)
+
+    def _wait(self) -> None:
+        """Until the device has done what it was asked for, so that a clock tells its time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def kept_in_memory(
     run: CanonicalPass, entries: Sequence[Entry]
-) -> dict[Entry, npt.NDArray[Any] | Overflows]:
-    """All vectors of some entries, of this process alone."""
+) -> tuple[dict[Entry, npt.NDArray[Any] | Overflows], float]:
+    """All vectors of some entries, of this process alone, and the teacher's seconds."""
     layout = run.layout
+    seconds = 0.0
     kept: dict[Entry, npt.NDArray[Any] | Overflows] = {
         entry: np.empty((layout.size(entry.axis), entry.width), dtype=entry.dtype)
         for entry in entries
     }
     for shard in range(len(layout.shards)):
         for start, end in layout.batches(shard):
-            part = run(start, end, entries=entries)
+            part, took = run(start, end, entries=entries)
+            seconds += took
             for entry, whole in kept.items():
                 if isinstance(whole, Overflows):
                     continue
@@ -184,7 +203,7 @@ def kept_in_memory(
                     continue
                 offsets = layout.offsets[entry.axis]
                 whole[offsets[start] : offsets[end]] = part[entry]
-    return kept
+    return kept, seconds
 
 
 def _packed(entry: Entry, output: Tensor, mask: Tensor) -> Tensor:

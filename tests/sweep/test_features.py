@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,30 @@ def test_trials_end_with_the_same_numbers_whether_they_read_files_or_a_teacher(
     assert set(trials(online)["features"]) == {"none", "online"}
     assert list(trials(launched)["teacher_weights"]) == list(trials(online)["teacher_weights"])
     pd.testing.assert_frame_equal(numbers(launched), numbers(online), rtol=1e-4, atol=1e-4)
+
+
+def test_status_and_results_say_what_features_spared(launched: Path, kdsweep: Kdsweep) -> None:
+    spared = trials(launched).set_index("features", append=True)["seconds_spared"]
+    assert set(spared.xs("none", level="features")) == {0.0}
+    assert spared.xs("cached as fp32", level="features").notna().all()
+    phrase = r"features (spared \d+ % \(\d+:\d\d of teacher\)|took \d+:\d\d more than they spared)$"
+    for told in (kdsweep("status", launched).stdout, kdsweep("results", launched).stderr):
+        assert re.search(rf"time of lanes.*; {phrase}", told, re.MULTILINE), told
+    found = json.loads(kdsweep("status", launched, "--json").stdout)["spared_by_features"]
+    assert found["seconds"] == pytest.approx(spared.sum())
+    assert found["unknown"] == 0
+
+
+def test_what_features_of_an_older_version_spare_is_unknown(
+    launched: Path, write: WriteGrid, kdsweep: Kdsweep, cache: Path, tmp_path: Path
+) -> None:
+    for manifest in cache.glob("features/*/*/manifest.json"):
+        told = json.loads(manifest.read_text())
+        del told["seconds"]
+        manifest.write_text(json.dumps(told))
+    second = tmp_path / "second"
+    assert kdsweep("launch", write(), "--store", second, *SERIAL).returncode == 0
+    assert "; what features spared is unknown for 2 attempts" in kdsweep("status", second).stdout
 
 
 def test_a_second_sweep_reads_what_the_first_has_computed(

@@ -15,7 +15,7 @@ Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
 
 SERIAL = ("--executor", "serial", "--quiet")
-TIMINGS = ("seconds/", "latency_ms", "peak_memory_mb", "started", "ended")
+TIMINGS = ("seconds", "latency_ms", "peak_memory_mb", "started", "ended")
 
 
 def numbers(folder: Path) -> pd.DataFrame:

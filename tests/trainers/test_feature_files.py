@@ -108,6 +108,26 @@ def test_a_lane_takes_over_from_one_that_is_killed_while_it_waits(tmp_path: Path
         assert killed.wait() == -9
 
 
+def test_an_entry_says_what_its_teacher_took_whichever_lanes_computed_it(tmp_path: Path) -> None:
+    with lane(tmp_path / "source", "20") as killed:
+        go(killed)
+        assert killed.wait() == -9
+    assert read_all(tmp_path / "source") == EXPECTED
+    # The toy says a quarter of a second a batch; what a killed lane had not completed is no cost.
+    files = files_in(tmp_path / "source")
+    assert [files.seconds(entry) for entry in ENTRIES] == [0.25 * BATCHES] * 3
+
+
+def test_of_an_entry_by_an_older_version_nobody_knows_what_its_teacher_took(tmp_path: Path) -> None:
+    assert read_all(tmp_path / "source") == EXPECTED
+    manifest = data_of(tmp_path / "source").with_name("manifest.json")
+    told = json.loads(manifest.read_text())
+    del told["seconds"]
+    manifest.write_text(json.dumps(told))
+    assert read_all(tmp_path / "source") == EXPECTED
+    assert files_in(tmp_path / "source").seconds(HIDDEN) is None
+
+
 def test_nothing_half_written_is_read(tmp_path: Path) -> None:
     files = files_in(tmp_path / "source")
     held = files.use(never)
