@@ -63,11 +63,9 @@ def ids(grid: Path) -> list[str]:
 
 
 def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_undisturbed(
-    write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
+    launched: Path, write_grid: WriteGrid, process: Kdsweep, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
-    grid = write_grid()
-    undisturbed = tmp_path / "undisturbed"
-    assert process("launch", grid, "--store", undisturbed, *SERIAL).returncode == 0
+    grid, undisturbed = write_grid(), launched
     first, second, *_ = ids(grid)
     teacher = str(results.load(undisturbed).teachers["teacher_id"].iloc[0])
     store = tmp_path / "killed"
@@ -80,7 +78,7 @@ def test_a_launch_killed_in_the_teacher_in_a_trial_and_in_a_commit_ends_as_if_un
         done = metrics(store).query("status == 'completed'")
         kept = metrics(undisturbed).loc[done.index, done.columns]
         pd.testing.assert_frame_equal(done, kept, check_exact=True)
-    assert process("resume", store, *SERIAL).returncode == 0
+    assert kdsweep("resume", store, *SERIAL).returncode == 0
     pd.testing.assert_frame_equal(metrics(store), metrics(undisturbed), check_exact=True)
     trials = results.load(store).trials.set_index("trial_id")
     assert trials.loc[first, "resumed_from_step"] > 0

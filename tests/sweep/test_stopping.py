@@ -16,8 +16,10 @@ import pytest
 
 from kdsweep import results
 from kdsweep.results.store import Store
+from kdsweep.sweep import launch
 from kdsweep.sweep.decisions import read_decisions
 from kdsweep.sweep.early_stopping import Decided, Decision, Question
+from kdsweep.sweep.executors import Choice
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
@@ -75,14 +77,14 @@ def home(
     """Two grids that differ in early stopping alone, and the sweeps `stopped` and `whole`."""
     folder = tmp_path_factory.mktemp("stopping")
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
-    for name, stopping in (("stopped", ASHA), ("whole", None)):
-        grid = {**tiny_grid, "axes": AXES, "training": TRAINING, "early_stopping": stopping}
-        (folder / f"{name}.yaml").write_text(json.dumps(grid))
-        words = ["launch", f"{name}.yaml", "--store", name, *SERIAL]
-        command = [sys.executable, "-m", "kdsweep.sweep", *words]
-        environment = os.environ | {"KDSWEEP_CACHE_DIR": str(cache)}
-        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("KDSWEEP_CACHE_DIR", str(cache))
+        for name, stopping in (("stopped", ASHA), ("whole", None)):
+            grid = {**tiny_grid, "axes": AXES, "training": TRAINING, "early_stopping": stopping}
+            file = folder / f"{name}.yaml"
+            file.write_text(json.dumps(grid))
+            ended = launch(file, store=folder / name, executor=Choice("serial"), quiet=True)
+            assert (ended.failed, ended.left) == ((), 0)
     return folder
 
 
@@ -165,7 +167,7 @@ def test_another_rule_asks_again_where_a_trial_was_stopped(
 
 
 def test_serial_sweeps_decide_alike_also_when_one_is_killed_between_a_decision_and_its_act(
-    home: Path, store: Path, process: Kdsweep, tmp_path: Path
+    home: Path, store: Path, process: Kdsweep, kdsweep: Kdsweep, tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
     undisturbed = decided(store)
@@ -176,7 +178,7 @@ def test_serial_sweeps_decide_alike_also_when_one_is_killed_between_a_decision_a
     assert frame(again).loc[victim.id, "status"] == "pending"
     killed_with = decided(again)
     assert killed_with == undisturbed[: len(killed_with)]
-    assert process("resume", again, *SERIAL).returncode == 0
+    assert kdsweep("resume", again, *SERIAL).returncode == 0
     pd.testing.assert_frame_equal(metrics(again), metrics(store), check_exact=True)
     recorded = decided(again)
     assert recorded[: len(killed_with)] == killed_with
