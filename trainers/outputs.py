@@ -69,6 +69,7 @@ class Online:
             self.needs,
             precision=self.precision,
             language_head=self.language_head,
+            is_whole=True,
         )
 
 
@@ -152,7 +153,10 @@ class CanonicalPass:
         rows = torch.from_numpy(self.layout.order[start:end])
         batch = collate(self.split, rows, pad_token_id=self.pad_token_id)
         needs = frozenset(entry.feature for entry in entries)
-        outputs = forward(self.teacher(), batch.to(self.device), needs, precision=self.precision)
+        # Whole, since an entry is found by what decides its bits, and others may be there already.
+        outputs = forward(
+            self.teacher(), batch.to(self.device), needs, precision=self.precision, is_whole=True
+        )
         mask = batch.attention_mask.bool().to(self.device)
         found: Part = {}
         for entry in entries:
