@@ -50,6 +50,9 @@ from kdsweep.search_spaces.shape import Shape, forward_flops_per_token
 OWN = ("seconds/student", "seconds/evaluate")
 """Phases in which a lane does the student's own work."""
 
+LOGITS_ALONE = frozenset({"hard_labels", "soft_logits"})
+"""Knowledge that leaves the student's last block to the first token."""
+
 SQUARE = 1024
 
 
@@ -88,8 +91,9 @@ def main() -> None:
     trials = pd.concat([launched.trials for launched in launches])
     rows = []
     for name in size.shapes:
-        flops = step_flops(SHAPES[name], tokens)
         for kind in size.knowledge:
+            is_whole = not LOGITS_ALONE.issuperset(KNOWLEDGE[kind])
+            flops = step_flops(SHAPES[name], tokens, is_whole=is_whole)
             some = trials[has(trials, name, kind)]
             step = rates(some, flops, size.setting.num_steps)
             beside = {
@@ -181,10 +185,16 @@ def rates(trials: pd.DataFrame, flops: float, num_steps: int) -> dict[str, float
     return {"step ms": 1000 * seconds, "GFLOP/s": flops / seconds / 1e9}
 
 
-def step_flops(shape: Mapping[str, int], tokens: float) -> float:
-    """Of the blocks, forward and backward."""
-    forward = forward_flops_per_token(Shape(**shape), sequence_length=round(tokens))
-    return 3 * forward * tokens * TRAINING["batch_size"]
+def step_flops(shape: Mapping[str, int], tokens: float, *, is_whole: bool) -> float:
+    """Of the blocks, forward and backward.
+
+    Unless the last block is read, it runs for the first token, with keys and values of the others.
+    """
+    block = forward_flops_per_token(Shape(**{**shape, "layers": 1}), sequence_length=round(tokens))
+    keys_and_values = 2 * 2 * shape["width"] ** 2
+    last = block * tokens if is_whole else block + keys_and_values * (tokens - 1)
+    forward = block * tokens * (shape["layers"] - 1) + last
+    return 3 * forward * TRAINING["batch_size"]
 
 
 def lane_share(launched: Launched, lanes: int) -> dict[str, float]:

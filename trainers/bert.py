@@ -1,5 +1,9 @@
 """Where a BERT keeps its parts, and how its features are read. No other module knows.
 
+A classifier reads the first token alone, so of its last block it needs that token's output, for
+which all tokens give keys and values. Unless somebody reads more of the block, the rest is left
+out: nearly half of a model with two blocks.
+
 Attention scores are computed again from the outputs of the query and key maps: PyTorch's fused
 attention never shows them, and Hugging Face then returns an empty tuple of attentions without a
 word. Only the blocks that are asked for pay for it.
@@ -15,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import BertLayer, eager_attention_forward
 
 from ..search_spaces.errors import Problem, TeacherError
 from .features import LOGITS, WORDS, Feature, Features, Needs, Sizes
@@ -107,6 +114,7 @@ def read_features(
     needs: Needs,
     is_hidden: Tensor | None = None,
     language_head: LanguageHead | None = None,
+    is_whole: bool = False,
 ) -> Features:
     """One forward pass, and of it what is needed; gradients flow as in the model itself.
 
@@ -118,6 +126,8 @@ def read_features(
         needs: Which features.
         is_hidden: Shape [B, L]; where `words` are read.
         language_head: Makes `words` of the last block's hidden states.
+        is_whole: Run the last block for all tokens whatever is needed, so that no feature's
+            rounding hangs on what else is read.
 
     Raises:
         TeacherError: The model is no BERT classifier.
@@ -132,9 +142,15 @@ def read_features(
         recorded = _recorded(needs - {WORDS} | ({last} if WORDS in needs else frozenset()))
         for feature in recorded:
             hooks.enter_context(_record(_source(known, feature), features, feature))
-        features[LOGITS] = known(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        ).logits
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        if is_whole or recorded & _of_all_tokens(size):
+            features[LOGITS] = known(**inputs).logits
+        else:
+            features[LOGITS] = _logits_alone(known, **inputs)
     # A layer that silently did not come back would be a term that silently is zero.
     assert recorded <= features.keys(), "the output of a layer did not come back"
     for feature in needs:
@@ -163,6 +179,59 @@ def read_features(
         for feature, one in read.items()
     )
     return read
+
+
+def _of_all_tokens(size: Sizes) -> Needs:
+    """What only a whole last block gives; its keys and values are of all tokens anyway."""
+    return frozenset(Feature(kind, size.num_hidden_layers) for kind in ("hidden_states", "queries"))
+
+
+def _logits_alone(
+    model: BertForSequenceClassification,
+    *,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor,
+) -> Tensor:
+    """The logits of the model's own forward pass, without the work that they do not depend on."""
+    hidden_BLH = model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+    mask = create_bidirectional_mask(
+        config=model.config, inputs_embeds=hidden_BLH, attention_mask=attention_mask
+    )
+    *blocks, last = parts(model).blocks
+    assert isinstance(last, BertLayer)
+    for block in blocks:
+        hidden_BLH = block(hidden_BLH, mask)
+    first_B1H = _first_token(last, hidden_BLH, mask)
+    pooled_BH = parts(model).pooler(first_B1H)
+    logits: Tensor = model.classifier(model.dropout(pooled_BH))
+    return logits
+
+
+def _first_token(block: BertLayer, hidden_BLH: Tensor, mask: Tensor | None) -> Tensor:
+    """A block's output at the first token, [B, 1, H]."""
+    attention = block.attention.self
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention.config._attn_implementation, eager_attention_forward
+    )
+
+    def by_head(vectors: Tensor) -> Tensor:
+        heads: Tensor = vectors.unflatten(-1, (attention.num_attention_heads, -1))
+        return heads.transpose(1, 2)
+
+    first_B1H = hidden_BLH[:, :1]
+    mixed_B1AD, _ = attend(
+        attention,
+        by_head(attention.query(first_B1H)),
+        by_head(attention.key(hidden_BLH)),
+        by_head(attention.value(hidden_BLH)),
+        None if mask is None else mask[:, :, :1],
+        dropout=attention.dropout.p if attention.training else 0.0,
+        scaling=attention.scaling,
+    )
+    attended_B1H = block.attention.output(mixed_B1AD.flatten(2), first_B1H)
+    output_B1H: Tensor = block.output(block.intermediate(attended_B1H), attended_B1H)
+    return output_B1H
 
 
 def _refuse_missing_layers(needs: Needs, size: Sizes) -> None:

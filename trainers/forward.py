@@ -23,8 +23,9 @@ def forward(
     *,
     precision: Precision,
     language_head: LanguageHead | None = None,
+    is_whole: bool = False,
 ) -> Features:
-    """The features that are needed; the weights stay in fp32 whatever the precision."""
+    """The features that are needed, as `read_features`; the weights stay in fp32 in any case."""
     device_type = batch.input_ids.device.type
     with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
         return read_features(
@@ -35,6 +36,7 @@ def forward(
             needs=needs,
             is_hidden=batch.is_hidden,
             language_head=language_head,
+            is_whole=is_whole,
         )
 
 

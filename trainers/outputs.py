@@ -70,6 +70,7 @@ class Online:
             self.needs,
             precision=self.precision,
             language_head=self.language_head,
+            is_whole=True,
         )
 
 
@@ -162,7 +163,8 @@ class CanonicalPass:
         teacher, there = self.teacher(), batch.to(self.device)
         self._wait()
         began = perf_counter()
-        outputs = forward(teacher, there, needs, precision=self.precision)
+        # Whole, since an entry is found by what decides its bits, and others may be there already.
+        outputs = forward(teacher, there, needs, precision=self.precision, is_whole=True)
         self._wait()
         seconds = perf_counter() - began
         mask = batch.attention_mask.bool().to(self.device)

@@ -46,4 +46,11 @@ def test_operations_of_a_step_are_three_forward_passes_over_real_tokens() -> Non
     # Two layers of width 128: 12 H^2 multiply-adds a token, and 2 L H for the attention.
     forward = 2 * (2 * 12 * 128**2 + 4 * 20 * 128)
     shape = {"layers": 2, "width": 128, "heads": 4}
-    assert step_flops(shape, 20.0) == 3 * forward * 20 * 32
+    assert step_flops(shape, 20.0, is_whole=True) == 3 * forward * 20 * 32
+
+
+def test_of_a_last_block_that_is_not_read_nineteen_tokens_in_twenty_are_keys_and_values() -> None:
+    block = 2 * 12 * 128**2 + 4 * 20 * 128
+    forward = 20 * block + block + 19 * 2 * 2 * 128**2
+    shape = {"layers": 2, "width": 128, "heads": 4}
+    assert step_flops(shape, 20.0, is_whole=False) == 3 * forward * 32

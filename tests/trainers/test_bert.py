@@ -58,6 +58,88 @@ def test_hidden_states_are_those_that_hugging_face_returns(
     assert torch.equal(features[LOGITS], expected.logits)
 
 
+LITTLE = [
+    features_of("logits"),
+    features_of("logits", hidden_states=[0, 3], attentions=[3], keys=[4], values=[4]),
+]
+"""What leaves the last block's output to the first token."""
+
+
+@pytest.mark.parametrize("needs", LITTLE)
+@pytest.mark.parametrize("lengths", [(7, 4, 2), (5, 5, 5)])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_last_block_of_the_first_token_alone_gives_the_logits_of_hugging_face(
+    make_bert: MakeBert,
+    make_batch: MakeBatch,
+    needs: Needs,
+    lengths: tuple[int, ...],
+    implementation: str,
+) -> None:
+    model, batch = make_bert(), make_batch(lengths)
+    model.set_attn_implementation(implementation)
+    seen = _tokens_of_the_last_feed_forward(model)
+    features = read_features(model, **batch, needs=needs)
+    whole = read_features(model, **batch, needs=needs, is_whole=True)
+    assert torch.equal(whole[LOGITS], model(**batch).logits)
+    assert seen[:2] == [1, max(lengths)]
+    for feature in needs:
+        # Sums of a matrix product differ with its shape: a few units in the last place.
+        torch.testing.assert_close(features[feature], whole[feature], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hidden_states", "queries", "attentions"])
+def test_the_last_block_is_whole_where_it_is_read(
+    make_bert: MakeBert, make_batch: MakeBatch, kind: str
+) -> None:
+    model = make_bert()
+    seen = _tokens_of_the_last_feed_forward(model)
+    read_features(model, **make_batch(), needs=features_of("logits", **{kind: [4]}))
+    assert seen == [7]
+
+
+def test_gradients_are_those_of_the_whole_last_block(
+    make_bert: MakeBert, make_batch: MakeBatch
+) -> None:
+    short, batch = make_bert(), make_batch()
+    whole = copy.deepcopy(short)
+    for model, is_whole in ((short, False), (whole, True)):
+        logits = read_features(model, **batch, needs=features_of("logits"), is_whole=is_whole)
+        logits[LOGITS].square().sum().backward()
+    for (name, one), other in zip(short.named_parameters(), whole.parameters(), strict=True):
+        assert one.grad is not None, name
+        assert other.grad is not None, name
+        # A key's bias moves all scores of a query alike: its gradient is rounding alone.
+        scale = max(float(other.grad.abs().max()), 1.0)
+        torch.testing.assert_close(one.grad, other.grad, atol=2e-5 * scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dropped", ["hidden", "probabilities"])
+def test_a_last_block_of_the_first_token_alone_drops_out(
+    make_bert: MakeBert, make_batch: MakeBatch, dropped: str
+) -> None:
+    model = make_bert(layers=1).train()
+    block = model.bert.encoder.layer[0]
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    of = block.output if dropped == "hidden" else block.attention.self
+    of.dropout.p = 0.5
+    batch = make_batch()
+    first, second = (read_features(model, **batch, needs=features_of("logits")) for _ in range(2))
+    assert not torch.equal(first[LOGITS], second[LOGITS])
+
+
+def _tokens_of_the_last_feed_forward(model: BertForSequenceClassification) -> list[int]:
+    """Filled by each forward pass to come."""
+    seen: list[int] = []
+
+    def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        seen.append(output.shape[1])
+
+    model.bert.encoder.layer[-1].intermediate.register_forward_hook(see)
+    return seen
+
+
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
 def test_a_constant_planted_in_a_layers_output_is_read_back_under_that_index(
     make_bert: MakeBert, make_batch: MakeBatch, layer: int

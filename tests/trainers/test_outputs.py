@@ -140,14 +140,16 @@ def test_beside_training_in_bf16_all_but_logits_are_rounded_to_fp16(
             torch.testing.assert_close(tensor, theirs[feature].float(), rtol=2**-11, atol=2**-25)
 
 
-def test_what_else_is_kept_in_the_same_pass_changes_no_number(world: World, tmp_path: Path) -> None:
-    needs = features_of(hidden_states=[2])
+@pytest.mark.parametrize("feature", [LOGITS, Feature("hidden_states", 2)])
+def test_what_else_is_kept_in_the_same_pass_changes_no_number(
+    world: World, tmp_path: Path, feature: Feature
+) -> None:
+    needs = frozenset({feature})
     alone = outputs_of(world, assets_of(world, cache=tmp_path / "1"), needs)
     among = outputs_of(world, assets_of(world, kept=ALL, cache=tmp_path / "2"), needs)
     after_another = assets_of(world, cache=tmp_path / "3")
-    outputs_of(world, after_another, features_of("logits", attentions=[1]))
+    outputs_of(world, after_another, features_of(attentions=[1]))
     later = outputs_of(world, after_another, needs)
-    feature = Feature("hidden_states", 2)
     assert isinstance(alone, Kept)
     assert isinstance(among, Kept)
     assert isinstance(later, Kept)
