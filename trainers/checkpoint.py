@@ -24,7 +24,7 @@ from .errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 """Raised when older checkpoints can no longer be read: what they hold is trained again."""
 
 KEPT = 2
@@ -44,7 +44,7 @@ class Checkpoint:
     step: int
     """Optimiser steps taken so far, in all stages."""
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """By file: weights, the optimiser's moments, the state of random streams, ..."""
+    """By file: weights, the optimiser's moments, sums of losses, ..."""
     state: Mapping[str, Any]
     """What else there is, as JSON."""
 

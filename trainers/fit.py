@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from .batches import Batch, collate, epoch_batches, steps_per_epoch
 from .checkpoint import Checkpoint, newest, publish
+from .dropout import set_dropout
 from .errors import BatchMemoryError, DivergedError, is_out_of_memory
 from .evaluate import evaluation_steps, predict, score_logits
 from .forward import forward
@@ -29,8 +29,7 @@ from .optim import (
 from .outputs import Kept, Online
 from .reports import GoesOn, Interrupted, Report, Row, Rung, Saving
 from .seen_tokens import SeenTokens, seeing, seen_ids
-from .streams import generator, random_state, set_random_state, stream_seed
-from .student import set_dropout
+from .streams import generator, stream_seed
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -222,10 +221,6 @@ def _fit(
     job = run.job
     if resumed is not None:
         run.restore(resumed)
-    else:
-        # A stage is a function of the weights it begins with, whoever trained them.
-        role = ("dropout", str(job.stage)) if job.stage else ("dropout",)
-        torch.manual_seed(stream_seed(job.seed, *role))
     evaluations = evaluation_steps(job.num_steps, job.training.evaluate.times)
     rows = evaluation_steps(job.num_steps, ROWS) | evaluations | {1}
     from_step = resumed.step if resumed else 0
@@ -289,7 +284,7 @@ class _Run:
         self.micro_batches = micro_batches
         job.model.train()
         # The model was made for its first stage; each says its own.
-        set_dropout(job.model, job.training.dropout)
+        self.masks = set_dropout(job.model, job.training.dropout, device=device)
         self.optimiser = make_optimiser([job.model, job.objective], job.training)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         encoder = job.model.base_model.parameters()
@@ -332,11 +327,9 @@ class _Run:
         if self.step % job.steps_per_epoch == 0:
             self.epoch_sum.zero_()
             self.epoch_steps = 0
-        random = random_state(self.device)
         buffers = job.objective.state_of_a_step()
         while (found := self._try(batch, clock, measures_gradients=measures_gradients)) is None:
-            # What the failed try drew, decided or added up must not count.
-            set_random_state(random, self.device)
+            # What the failed try decided or added up must not count.
             job.objective.take_back(buffers)
             self.optimiser.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
@@ -381,16 +374,9 @@ class _Run:
             if isinstance(self.outputs, Kept):
                 clock.spare(self.outputs.spared(batch), took=clock.elapsed() - began)
         with clock("student"):
-            run = partial(
-                forward,
-                job.model,
-                needs=job.objective.student_needs,
-                precision=job.precision,
-                language_head=job.objective.language_head,
-            )
-            cached = CachedFeatures(run, parts) if len(parts) > 1 else None
+            cached = CachedFeatures(self._student_features, parts) if len(parts) > 1 else None
             losses = job.objective(
-                run(batch) if cached is None else cached.features,
+                self._student_features(batch, 0) if cached is None else cached.features,
                 teacher,
                 labels=batch.labels,
                 attention_mask=batch.attention_mask,
@@ -417,6 +403,19 @@ class _Run:
             if cached is not None:
                 cached.backward()
         return losses, values
+
+    def _student_features(self, part: Batch, number: int) -> Features:
+        """Of a part of this step's batch; the same dropout each time."""
+        job = self.job
+        place = (job.stage, self.step, number)
+        self.masks.begin(stream_seed(job.seed, "dropout", *map(str, place)))
+        return forward(
+            job.model,
+            part,
+            job.objective.student_needs,
+            precision=job.precision,
+            language_head=job.objective.language_head,
+        )
 
     def _teacher_features(self, batch: Batch, parts: Sequence[Batch]) -> Features | None:
         match self.outputs:
@@ -558,7 +557,6 @@ class _Run:
                 "model": self.job.model.state_dict(),
                 "objective": self.job.objective.state_dict(),
                 "optimiser": _flat_state(self.optimiser),
-                "random": random_state(self.device),
                 "losses": {"row": self.row_sum, "epoch": self.epoch_sum},
                 "best": {} if best is None else best.weights,
                 "logits": {} if best is None else {"best": best.logits},
@@ -583,7 +581,6 @@ class _Run:
         self.seen.decay = state["decay"]
         self.job.objective.load_state_dict(tensors["objective"])
         _load_flat_state(self.optimiser, tensors["optimiser"])
-        set_random_state(tensors["random"], self.device)
         self.row_sum.copy_(tensors["losses"]["row"])
         self.epoch_sum.copy_(tensors["losses"]["epoch"])
         self.row_steps, self.epoch_steps = state["row_steps"], state["epoch_steps"]

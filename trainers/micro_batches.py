@@ -20,7 +20,6 @@ from torch import Tensor
 
 from .batches import Batch
 from .features import Feature
-from .streams import random_state, set_random_state
 
 if TYPE_CHECKING:
     from .features import Features
@@ -42,27 +41,28 @@ def join(parts: Iterable[Features]) -> dict[Feature, Tensor]:
 
 
 class CachedFeatures:
-    """Features of a batch that ran in parts, with a way back into the parameters.
+    """Features of a batch that ran in parts, with a way back into the parameters."""
 
-    Every part draws its own dropout, one after the other, and draws it again when it runs again.
-    """
+    def __init__(self, run: Callable[[Batch, int], Features], parts: Sequence[Batch]) -> None:
+        """Run every part once.
 
-    def __init__(self, run: Callable[[Batch], Features], parts: Sequence[Batch]) -> None:
+        Args:
+            run: Gives a part's features, and the same ones when it is asked again: dropout is to
+                be a function of the part's number, from 0.
+            parts: Of the batch, in order.
+        """
         self._run = run
         self._parts = parts
-        self._device = parts[0].labels.device
-        self._random: list[dict[str, Tensor]] = []
-        seen = [self._without_graph(part) for part in parts]
+        seen = [self._without_graph(part, number) for number, part in enumerate(parts)]
         self.features: Features = {
             feature: tensor.requires_grad_() for feature, tensor in join(seen).items()
         }
         """Of all rows; leaves, whose gradients `backward` carries on."""
 
-    def _without_graph(self, part: Batch) -> Features:
-        self._random.append(random_state(self._device))
+    def _without_graph(self, part: Batch, number: int) -> Features:
         # PyTorch chooses kernels, and with them dropout, by whether there is to be a gradient: a
         # graph that is thrown away keeps the second run equal to the first.
-        return {feature: tensor.detach() for feature, tensor in self._run(part).items()}
+        return {feature: tensor.detach() for feature, tensor in self._run(part, number).items()}
 
     def backward(self) -> None:
         """Add to the parameters' gradients what the features' gradients, as they are now, give."""
@@ -96,14 +96,10 @@ class CachedFeatures:
     def _again(
         self, gradients: Mapping[Feature, Tensor]
     ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Of each part: its features, with their graph, and their share of the gradients.
-
-        The random stream is in the end where it was: the last part draws what it drew before.
-        """
+        """Of each part: its features, with their graph, and their share of the gradients."""
         left = dict(gradients)
-        for part, random in zip(self._parts, self._random, strict=True):
-            set_random_state(random, self._device)
-            seen = self._run(part)
+        for number, part in enumerate(self._parts):
+            seen = self._run(part, number)
             shares = []
             for feature, gradient in left.items():
                 # Most features have a row of the batch in a row, words a hidden token.

@@ -14,14 +14,12 @@ Roles, the first of which names the stream:
 * `"language_head"`, a parameter's name: a stage's head for masked language modelling;
 * `"order"`, an epoch: the order of the rows;
 * `"hidden"`, a stage, a step: the tokens that are hidden;
-* `"dropout"`, and a stage's index but for the first: the masks of a student's dropout.
+* `"dropout"`, a stage, a step, a part of its batch: the masks of a model's dropout.
 """
 
 import hashlib
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from ..search_spaces.trial import canonical_json
 
@@ -43,18 +41,3 @@ def generator(seed: int, *role: str) -> torch.Generator:
     On the CPU, so that a student starts with the same weights on every device.
     """
     return torch.Generator().manual_seed(stream_seed(seed, *role))
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Where PyTorch's global streams are, of the CPU and of a CUDA device; dropout draws there."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Take the global streams back to where they were."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

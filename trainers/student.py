@@ -86,13 +86,6 @@ def _fill(part: nn.Module, *, seed: int, role: str) -> None:
                     nn.init.zeros_(module.weight[module.padding_idx])
 
 
-def set_dropout(model: nn.Module, dropout: float) -> None:
-    """Drop this share of hidden states, attention probabilities and the head's input."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-
-
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """The parameters of a model: all, its embeddings with their LayerNorm, and its blocks.
 

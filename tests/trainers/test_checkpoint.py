@@ -24,7 +24,7 @@ def checkpoint_of(step: int, *, stage: int = 0, identity: str = "this") -> Check
         step=step,
         tensors={
             "model": {"weight": torch.full((3,), float(step))},
-            "random": {"cpu": torch.arange(5, dtype=torch.uint8)},
+            "counts": {"seen": torch.arange(5, dtype=torch.uint8)},
             "objective": {},
         },
         state={"scores": {"accuracy": 0.1 + 0.2}},
@@ -38,7 +38,7 @@ def test_a_checkpoint_reads_back_bit_for_bit(tmp_path: Path) -> None:
     assert (found.stage, found.step) == (1, 7)
     assert found.state == {"scores": {"accuracy": 0.1 + 0.2}}
     assert torch.equal(found.tensors["model"]["weight"], torch.full((3,), 7.0))
-    assert found.tensors["random"]["cpu"].dtype == torch.uint8
+    assert found.tensors["counts"]["seen"].dtype == torch.uint8
     assert found.tensors["objective"] == {}
 
 
