@@ -279,7 +279,12 @@ def _scores(query_BLH: Tensor, key_BLH: Tensor, *, num_heads: int) -> Tensor:
     """Scaled dot products [B, A, L, L] in float32, in which fused attention accumulates them."""
     rows, length, width = query_BLH.shape
     size = width // num_heads
+
+    def by_head(vectors_BLH: Tensor) -> Tensor:
+        # Copied once, as what is multiplied: float32, head after head.
+        vectors_BALD = vectors_BLH.view(rows, length, num_heads, size).transpose(1, 2)
+        return vectors_BALD.to(torch.float32, memory_format=torch.contiguous_format)
+
     with torch.autocast(query_BLH.device.type, enabled=False):
-        query_BALD = query_BLH.float().view(rows, length, num_heads, size).transpose(1, 2)
-        key_BADL = key_BLH.float().view(rows, length, num_heads, size).permute(0, 2, 3, 1)
-        return torch.matmul(query_BALD * size**-0.5, key_BADL)
+        scores: Tensor = by_head(query_BLH) @ by_head(key_BLH).transpose(2, 3) * size**-0.5
+    return scores

@@ -60,6 +60,7 @@ from .plugins import PluginFunction
 from .reduction import Distances, reduce
 from .transforms import (
     attention_log_probabilities,
+    attention_probabilities,
     both_real,
     centred_gram,
     clean,
@@ -445,16 +446,18 @@ def _attentions(term: Attentions, student: Tensor, teacher: Tensor, mask: Tensor
     if term.of == "scores":
         student = _map_scores(term, student, num_groups)
         teacher = _map_scores(term, teacher, num_groups)
-        if term.compared == "mse":
-            return reduce(Distances(squared_difference(student, teacher), "BALK"), mask)
+    elif term.compared == "mse":
+        student, teacher = (attention_probabilities(side, mask) for side in (student, teacher))
+        if term.head_map != "equal":
+            student = mean_of_neighbouring_heads(student, num_groups=num_groups)
+            teacher = mean_of_neighbouring_heads(teacher, num_groups=num_groups)
+    if term.compared == "mse":
+        return reduce(Distances(squared_difference(student, teacher), "BALK"), mask)
     student, teacher = (attention_log_probabilities(side, mask) for side in (student, teacher))
     if term.of == "probabilities" and term.head_map != "equal":
         student = log_mean_of_heads(student, num_groups=num_groups)
         teacher = log_mean_of_heads(teacher, num_groups=num_groups)
     match term.compared:
-        case "mse":
-            squares = squared_difference(student.exp(), teacher.exp())
-            return reduce(Distances(squares, "BALK"), mask)
         case "kl":
             return reduce(Distances(kl(student, teacher), "BAL"), mask)
         case "cross_entropy":

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .masking import and_bits, as_bits
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -26,8 +28,6 @@ _ATTENTION = "sdpa_or_masked"
 """Our attention's name among those of transformers."""
 _STEPS = 2**16
 """A probability is a number of these."""
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
-"""Integers of the same size."""
 
 
 class Masks:
@@ -89,9 +89,8 @@ class _Drop(torch.autograd.Function):
 
 def _kept(values: Tensor, is_kept: Tensor, scale: float) -> Tensor:
     # Booleans become numbers of another size one by one; integers, and all bits of -1, in vectors.
-    bits = _BITS[values.dtype]
-    kept = is_kept.to(bits).neg_().bitwise_and_(values.view(bits))
-    return kept.view(values.dtype).mul_(scale)
+    bits = as_bits(is_kept, values.dtype)
+    return and_bits(values, bits, out=bits).mul_(scale)
 
 
 def _attention(

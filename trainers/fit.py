@@ -384,6 +384,7 @@ class _Run:
                 progress=self.step / job.num_steps,
                 rows=batch.rows,
                 step=self.step,
+                precision=job.precision,
             )
             values = {}
             if measures_gradients and self.backbone:

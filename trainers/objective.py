@@ -30,6 +30,7 @@ from .features import Features, Needs, Sizes
 from .language import LanguageHead
 from .plugins import PluginFunction
 from .projection import make_projection
+from .settings import Precision
 from .streams import generator
 from .transport import Transport
 
@@ -128,6 +129,7 @@ class Objective(nn.Module):
         progress: float = 0.0,
         rows: Tensor | None = None,
         step: int = 0,
+        precision: Precision = "fp32",
     ) -> TermLosses:
         """The losses of one batch; gradients flow into the student and the learned maps alone.
 
@@ -143,6 +145,8 @@ class Objective(nn.Module):
             progress: Share of the stage's steps that are done, for what changes on the way.
             rows: Their numbers in train, on the CPU, shape [B]; only contrasts ask.
             step: Steps that are done, for what is drawn anew in each.
+            precision: Of projections, which are maps as a model's are; not of what they must keep
+                (`orthogonal`) and of no loss.
         """
         assert teacher is not None or not self.teacher_needs, "a term reads the teacher"
         compared = Compared(
@@ -151,14 +155,14 @@ class Objective(nn.Module):
         # Lower precision is for the models; their features are compared in float32.
         with torch.autocast(labels.device.type, enabled=False):
             losses = [
-                term_loss(term, compared, self._own(index, rows, step=step))
+                term_loss(term, compared, self._own(index, rows, step=step, precision=precision))
                 for index, term in enumerate(self._now)
             ]
         return self.weigh(losses, progress=progress)
 
-    def _own(self, index: int, rows: Tensor | None, *, step: int) -> Own:
+    def _own(self, index: int, rows: Tensor | None, *, step: int, precision: Precision) -> Own:
         return Own(
-            project=partial(self._project, index),
+            project=partial(self._project, index, precision),
             transport=self._transport(index),
             contrast=self._contrasting(index, rows, step=step),
             function=self._functions.get(index),
@@ -250,14 +254,17 @@ class Objective(nn.Module):
         (other,) = (n for n, each in enumerate(self.terms) if n != index and each.term.kind == kind)
         return losses[other]
 
-    def _project(self, index: int, hidden: Tensor, pair: LayerPair) -> Tensor:
+    def _project(self, index: int, precision: Precision, hidden: Tensor, pair: LayerPair) -> Tensor:
         resolved = self.terms[index]
         if resolved.projection is None:
             return hidden
         maps = self.projections[str(index)]
         assert isinstance(maps, nn.ModuleDict)
-        projected: Tensor = maps[_map_key(resolved, pair)](hidden)
-        return projected
+        # An orthogonal map is made of products, and rounded ones would make another.
+        is_lower = precision == "bf16" and resolved.projection.kind != "orthogonal"
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=is_lower):
+            projected: Tensor = maps[_map_key(resolved, pair)](hidden)
+        return projected.to(hidden.dtype)
 
 
 def build_objective(

@@ -1,9 +1,12 @@
 """From the distances of all positions to one number: what counts, and how it is averaged."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .masking import kept
 
 FEATURE_AXES = "AHC"
 """Heads, features and classes: every one of them counts at every position."""
@@ -36,14 +39,12 @@ def reduce(
     valid = _valid(axes, token_mask)
     if also is not None:
         valid = valid & also
-    values = torch.where(valid, values, 0.0)
-    means = [n for n, axis in enumerate(axes) if axis in FEATURE_AXES and axis not in sums]
-    summed = [n for n, axis in enumerate(axes) if axis in FEATURE_AXES and axis in sums]
-    if means:
-        values = values.mean(dim=means, keepdim=True)
-    if summed:
-        values = values.sum(dim=summed, keepdim=True)
-    return values.sum() / valid.expand_as(values).sum().clamp_min(1)
+    # One sum: a mean on the way would cost the gradient another pass over all values.
+    total = kept(values, valid).sum()
+    alike = [n for n, axis in enumerate(axes) if axis in FEATURE_AXES]
+    averaged = math.prod(values.shape[n] for n in alike if axes[n] not in sums)
+    positions = [1 if n in alike else size for n, size in enumerate(values.shape)]
+    return total / (valid.expand(positions).sum().clamp_min(1) * averaged)
 
 
 def _valid(axes: str, token_mask: Tensor) -> Tensor:

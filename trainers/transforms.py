@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..search_spaces.resolution import FeatureKind
+from .masking import kept
 
 _NEVER_ATTENDED = torch.finfo(torch.float32).min / 2
 """Finite, because -inf - -inf is NaN; its exponential is exactly 0."""
@@ -30,9 +31,9 @@ def clean(kind: FeatureKind, feature: Tensor, token_mask: Tensor) -> Tensor:
         case "logits" | "words":
             return feature
         case "attentions":
-            return torch.where(token_pairs(token_mask).unsqueeze(1), feature, 0.0)
+            return kept(feature, token_pairs(token_mask).unsqueeze(1))
         case _:
-            return torch.where(token_mask.unsqueeze(-1), feature, 0.0)
+            return kept(feature, token_mask.unsqueeze(-1))
 
 
 def token_pairs(token_mask: Tensor) -> Tensor:
@@ -116,8 +117,20 @@ def attention_log_probabilities(scores: Tensor, token_mask: Tensor) -> Tensor:
 
     Finite everywhere, of no meaning at pairs with padding.
     """
-    pairs = token_pairs(token_mask).unsqueeze(1)
-    return F.log_softmax(torch.where(pairs, scores, _NEVER_ATTENDED), dim=-1)
+    return F.log_softmax(_of_real_keys(scores, token_mask), dim=-1)
+
+
+def attention_probabilities(scores: Tensor, token_mask: Tensor) -> Tensor:
+    """Softmax of scores over the real keys: [B, A, L, L] to the same.
+
+    Of no meaning where the query is padding.
+    """
+    return F.softmax(_of_real_keys(scores, token_mask), dim=-1)
+
+
+def _of_real_keys(scores: Tensor, token_mask: Tensor) -> Tensor:
+    never = scores.new_zeros(token_mask.shape).masked_fill_(~token_mask, _NEVER_ATTENDED)
+    return scores + never[:, None, None, :]
 
 
 def mean_of_heads(attention: Tensor) -> Tensor:

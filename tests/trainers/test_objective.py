@@ -337,6 +337,24 @@ def test_autocast_does_not_reach_the_losses() -> None:
     assert losses.total.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("projection", "is_rounded"), [("linear", True), ("orthogonal", False)])
+def test_projections_multiply_in_the_precision_of_the_models_and_losses_do_not(
+    projection: str, is_rounded: bool
+) -> None:
+    made = objective(HIDDEN | {"projection": projection}, teacher=WIDE_TEACHER)
+    inputs = (_random(STUDENT, seed=1), _random(WIDE_TEACHER, seed=2))
+    given = {"labels": torch.tensor([0, 1]), "attention_mask": torch.ones(2, 3)}
+    [expected] = made(*inputs, **given).by_term
+    losses = made(*inputs, **given, precision="bf16")
+    [found] = losses.by_term
+    assert bool(found.loss != expected.loss) is is_rounded
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=2**-8)
+    assert found.loss.dtype == torch.float32
+    losses.total.backward()
+    gradients = [parameter.grad for parameter in made.parameters()]
+    assert all(grad is not None and grad.dtype == torch.float32 for grad in gradients)
+
+
 # What does not fit
 
 
