@@ -7,6 +7,7 @@ work, `{"step": n}` while it does, and `{"outcome": ...}` at the end; what it sa
 work is gone, and so is the lane.
 """
 
+import ctypes
 import json
 import os
 import queue
@@ -63,7 +64,9 @@ class Lane:
             # Without its log the work may still be done; what matters will fail to be written, too.
             with suppress(OSError):
                 _send_output_to(work.folder / "log.txt")
-            self._tell({"outcome": self._do(work).model_dump()})
+            outcome = self._do(work)
+            give_back_memory()
+            self._tell({"outcome": outcome.model_dump()})
         # Work that came too late is not begun, and whoever handed it over hears by the signal why.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -106,6 +109,16 @@ class Lane:
                 self._asked.put(Work.model_validate(message))
         # Nobody is left to hear an outcome, and a newer launch may already train this trial.
         os._exit(0)
+
+
+def give_back_memory() -> None:
+    """What is free inside the heap goes back to the kernel, where the C library can do that.
+
+    Tensors of every size come and go, so that the next trial's do not fit where the last one's
+    were: without this, a lane comes to own more with each trial and uses no more of it.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _send_output_to(path: Path) -> None:

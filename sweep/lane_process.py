@@ -29,6 +29,14 @@ DEATH_SECONDS = 2.0
 
 GIB = 2**30
 
+ALLOCATOR = {
+    "glibc.malloc.hugetlb": 1,
+    "glibc.malloc.mmap_threshold": 32 * 2**20,
+    "glibc.malloc.trim_threshold": 512 * 2**20,
+}
+"""A step frees what the next one asks for; to give pages back to the kernel meanwhile, and have
+them cleared anew, cost up to a tenth of it. Whoever has no glibc reads none of this."""
+
 
 class LaneProcess:
     """One lane and the work it holds. Whatever happens to the process becomes an Outcome."""
@@ -138,6 +146,7 @@ class LaneProcess:
                     "OMP_NUM_THREADS": threads,
                     "MKL_NUM_THREADS": threads,
                     "TOKENIZERS_PARALLELISM": "false",
+                    "GLIBC_TUNABLES": _tunables(),
                 },
             )
         os.close(child_end)
@@ -268,6 +277,12 @@ def _kernel_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+def _tunables() -> str:
+    """The allocator's, after which the user's own count."""
+    own = os.environ.get("GLIBC_TUNABLES", "")
+    return ":".join([*(f"{name}={value}" for name, value in ALLOCATOR.items()), own]).rstrip(":")
 
 
 @contextlib.contextmanager

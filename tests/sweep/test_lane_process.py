@@ -1,5 +1,6 @@
 """Whatever becomes of a lane's process is an outcome, and a row in the store."""
 
+import ctypes
 import json
 import os
 import signal
@@ -402,3 +403,43 @@ def test_a_lane_that_is_asked_to_leave_between_two_pieces_of_work_says_so_of_the
         lane.terminate()
         # Not 0: whatever it was handed meanwhile did not fail by itself (`failure_of_exit`).
         assert lane.wait(60) == -signal.SIGTERM
+
+
+def test_the_allocator_of_a_lane_keeps_what_is_freed_unless_the_user_says_otherwise(
+    work: Work, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    lane = toy(
+        """
+        tell(told={"tunables": os.environ["GLIBC_TUNABLES"]})
+        tell(outcome=dict(status="failed", failure_class="preempted", step=0))
+        hang()
+        """
+    )
+    lane.begin(work)
+    finish(lane)
+    [said] = lane.heard()
+    *ours, own = said["tunables"].split(":")
+    assert "glibc.malloc.trim_threshold=536870912" in ours
+    # Of one that is named twice the last counts.
+    assert own == "glibc.malloc.hugetlb=0"
+
+
+FREES = """
+import psutil
+from kdsweep.sweep.lane import give_back_memory
+
+blocks = [b"x" * 60_000 for _ in range(4_000)]
+scattered = blocks[::40]
+del blocks
+freed = psutil.Process().memory_info().rss
+give_back_memory()
+print(freed - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no such C library")
+def test_between_two_trials_free_memory_goes_back_even_from_among_what_is_in_use() -> None:
+    said = subprocess.run([sys.executable, "-c", FREES], capture_output=True, check=True, text=True)
+    # 39 of 40 blocks are free, 234 MB, in stretches of 2.3.
+    assert int(said.stdout) > 150e6
