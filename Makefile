@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # What `make bench` runs. Each prints a table and a line of JSON; `SIZE=full` takes hours.
-BENCHES := startup plan store orchestration throughput limit scaling memory
+BENCHES := startup plan store orchestration throughput limit scaling memory features
 SIZE ?= small
 
 .PHONY: demo test faults check format bench $(BENCHES:%=bench-%) bench-early-stopping

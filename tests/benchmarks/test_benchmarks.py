@@ -36,6 +36,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("limit", marks=needs_demo),
         pytest.param("scaling", marks=needs_demo),
         pytest.param("memory", marks=needs_demo),
+        pytest.param("features", marks=needs_demo),
     ],
 )
 def test_a_benchmark_prints_a_table_and_then_ratio_spread_and_machine(
