@@ -9,8 +9,8 @@ attentions are kept in fp16.
 
 Of accuracy on select and report, and of the training loss at the end, there stands the mean
 difference, kept less online, with the 95 % interval of Student's t over the seeds, beside the
-standard deviation between the seeds. `trial` is how much longer a trial takes online: lane time
-of all seeds, without each lane's first, which imports, and computes what is kept.
+standard deviation between the seeds. `trial` is how many times as long a trial takes online, median
+and spread over the seeds without each lane's first, which imports, and computes what is kept.
 """
 
 import math
