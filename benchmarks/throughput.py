@@ -1,6 +1,6 @@
 """Trials per hour of the same points by three ways: naive, tuned by hand, and kdsweep.
 
-    python benchmarks/throughput.py [tiny|small|full|long]
+    python benchmarks/throughput.py [tiny|small|medium|full|long]
 
 A point is a student's shape, what it learns, and a seed; rows, teacher, steps, batch size, learning
 rate and evaluations of select are the same. Each way trains the seeds of a cell (shape and
@@ -22,9 +22,11 @@ Is it the same training? The mean over all points of the difference in accuracy 
 interval, and stands as equivalent if it lies within MARGIN (two one-sided tests at 5 %, differences
 paired by point). Random numbers are drawn in another order, so points differ like two seeds.
 
-In each further repeat come new seeds. `full` has 300 steps a trial: after 100, students of hidden
-states still name the largest class alone, and their accuracy says nothing. `long` is for how the
-ratios depend on the length of a trial: 1,000 steps, for the smallest and the largest student.
+In each further repeat come new seeds. `medium` has all cells once, with trials of 100 steps: less
+than an hour on two cores, where `full` takes days. `full` has 300 steps a trial: after 100,
+students of hidden states still name the largest class alone, and their accuracy says nothing.
+`long` is for how the ratios depend on the length of a trial: 1,000 steps, for the smallest and the
+largest student.
 """
 
 import math
@@ -77,6 +79,7 @@ class Size:
 SIZES: Mapping[str, Size] = {
     "tiny": Size(TINY, ["2x128"], ["logits+hidden+attention"], waves=2, repeats=1),
     "small": Size(SMALL, ["2x128"], ["logits"], waves=2, repeats=2),
+    "medium": Size(replace(SMALL, epochs=4), list(SHAPES), list(KNOWLEDGE), waves=2, repeats=1),
     "full": Size(replace(FULL, epochs=6), list(SHAPES), list(KNOWLEDGE), waves=4, repeats=3),
     "long": Size(replace(FULL, epochs=20), ["2x128", "3x384"], ["logits"], waves=2, repeats=2),
 }

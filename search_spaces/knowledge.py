@@ -26,7 +26,7 @@ from .spec import (
 ShownFeature = Literal["logits", "hidden_states", "attentions", "queries", "keys", "values"]
 """What any model shows of itself; `attentions` are scores before mask and softmax."""
 
-FeatureKind = Literal[ShownFeature, "words"]
+FeatureKind = Literal[ShownFeature, "attention_means", "words"]
 """With the logits over the vocabulary at hidden tokens."""
 
 Projection = Literal["none", "linear", "linear_norm", "mlp", "orthogonal"]

@@ -17,7 +17,7 @@ from .training import Training
 ID_VERSION = 1
 """Raised when the canonical form changes; every id changes with it."""
 
-LOOP_VERSION = 3
+LOOP_VERSION = 4
 """Raised when a change of the training loop changes a trial's numbers; ids change with it."""
 
 KIND_VERSIONS: Mapping[str, int] = {}

@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -101,7 +102,8 @@ class LaneTrainable(tune.Trainable):
     _work: Work
     _drained: bool
     _refused: str | None
-    """Why this node cannot do the work: nothing is written where nobody would find it."""
+    """Why this node cannot do the work: nothing is written where nobody would find it. An actor
+    that raised would be tried again and again, and its reason stand in Ray's own files alone."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start a lane and give it its first work, unless this node cannot do any."""
@@ -115,8 +117,15 @@ class LaneTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Look after the lane for a moment."""
-        if self._refused is not None:
-            return {"step": 0, "refused": self._refused, "done": True}
+        if self._refused is None:
+            try:
+                return self._looked_after()
+            except Exception as error:
+                logging.exception("a lane cannot be looked after")
+                self._refuse(f"cannot look after a lane: {type(error).__name__}: {error}")
+        return {"step": 0, "refused": self._refused, "done": True}
+
+    def _looked_after(self) -> dict[str, Any]:
         if not self._drained and self._drain_request.exists():
             self._drained = True
             self._lane.drain()
@@ -143,7 +152,17 @@ class LaneTrainable(tune.Trainable):
         lock = Store(store).locks_folder / f"{epoch:06d}.json"
         self._refused = why_unusable(store, lock, kdsweep=config["kdsweep"])
         if self._refused is None:
-            self._lane.begin(self._work)
+            try:
+                failpoint("lane", self._work.id)
+                self._lane.begin(self._work)
+            except Exception as error:
+                logging.exception("a lane does not start")
+                self._refuse(f"does not start a lane: {type(error).__name__}: {error}")
+
+    def _refuse(self, why: str) -> None:
+        """Give the work back; the next one begins with a new lane."""
+        self._refused = f"node {socket.gethostname()} {why}"
+        self._lane.close()
 
 
 @contextlib.contextmanager

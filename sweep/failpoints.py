@@ -4,8 +4,9 @@
 may stand there, with spaces between. Actions are `raise`, `hang` (which also ignores SIGTERM) and
 `kill` (SIGKILL of this process); places are `row`, `checkpoint` (once there is one), `decision`
 (once it is known at a rung), `commit`, `proposal` (once a search has written that of which the
-trial is the first), and `ask` and `tell`, where Ray Tune calls us with ids of its own. A file after
-the id (`kill:3fa8:FILE`) makes it happen once: it acts unless the file exists, and makes the file.
+trial is the first), `lane` (where an actor of Ray's hands work to its lane), and `ask` and `tell`,
+where Ray Tune calls us with ids of its own. A file after the id (`kill:3fa8:FILE`) makes it happen
+once: it acts unless the file exists, and makes the file.
 """
 
 import os
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-Place = Literal["row", "checkpoint", "decision", "commit", "proposal", "ask", "tell"]
+Place = Literal["row", "checkpoint", "decision", "commit", "proposal", "lane", "ask", "tell"]
 
 
 def failpoint(place: Place, id: str) -> None:

@@ -71,7 +71,11 @@ ATTENTION_TERMS: Mapping[str, dict[str, Any]] = {
     "attention_kl": ATTENTIONS | {"of": "probabilities"},
     "attention_kl_of_mean": ATTENTIONS | {"of": "probabilities", "head_map": "mean"},
     "attention_cross_entropy": ATTENTIONS | {"of": "probabilities", "distance": "cross_entropy"},
+    "attention_cross_entropy_of_mean": ATTENTIONS
+    | {"of": "probabilities", "distance": "cross_entropy", "head_map": "mean"},
     "attention_mse": ATTENTIONS | {"of": "probabilities", "distance": "mse"},
+    "attention_mse_of_mean": ATTENTIONS
+    | {"of": "probabilities", "distance": "mse", "head_map": "mean"},
     "relations": RELATIONS,
     "value_relation": RELATIONS | {"of": ["v"]},
     "relation_heads": RELATIONS | {"heads": 3},
@@ -104,6 +108,12 @@ def token_mask(length: int = 5) -> Tensor:
     return torch.arange(length) < torch.tensor(LENGTHS)[:, None]
 
 
+def mean_of_heads(scores: Tensor) -> Tensor:
+    """Of the probabilities with which the real keys are attended to, [B, 1, L, L]."""
+    real = scores.masked_fill(~token_mask(scores.shape[-1])[:, None, None, :], -torch.inf)
+    return real.softmax(dim=-1).mean(dim=1, keepdim=True)
+
+
 def random_features(*, seed: int, sizes: Sizes = MODEL) -> dict[Feature, Tensor]:
     """Everything a model of these sizes shows of a batch, drawn from a normal distribution."""
     stream = torch.Generator().manual_seed(seed)
@@ -116,6 +126,7 @@ def random_features(*, seed: int, sizes: Sizes = MODEL) -> dict[Feature, Tensor]
         if layer:
             scores = 3 * torch.randn(rows, heads, length, length, generator=stream)
             features[Feature("attentions", layer)] = scores
+            features[Feature("attention_means", layer)] = mean_of_heads(scores)
             for kind in ("queries", "keys", "values"):
                 vectors = torch.randn(rows, length, width, generator=stream)
                 features[Feature(kind, layer)] = vectors
@@ -187,7 +198,7 @@ def pad(features: Features, *, to: int, garbage: float) -> dict[Feature, Tensor]
         match feature.kind:
             case "logits" | "words":
                 padded[feature] = tensor
-            case "attentions":
+            case "attentions" | "attention_means":
                 more = to - tensor.shape[-1]
                 wide = torch.nn.functional.pad(tensor, (0, more, 0, more))
                 padded[feature] = wide.masked_fill(~pairs, garbage)

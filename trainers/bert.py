@@ -25,6 +25,7 @@ from transformers.models.bert.modeling_bert import BertLayer, eager_attention_fo
 
 from ..search_spaces.errors import Problem, TeacherError
 from .features import LOGITS, WORDS, Feature, Features, Needs, Sizes
+from .transforms import attention_probabilities, clean, mean_of_heads
 
 if TYPE_CHECKING:
     from .language import LanguageHead
@@ -153,13 +154,15 @@ def read_features(
             features[LOGITS] = _logits_alone(known, **inputs)
     # A layer that silently did not come back would be a term that silently is zero.
     assert recorded <= features.keys(), "the output of a layer did not come back"
-    for feature in needs:
-        if feature.kind == "attentions":
-            features[feature] = _scores(
-                features[Feature("queries", feature.layer)],
-                features[Feature("keys", feature.layer)],
-                num_heads=size.num_attention_heads,
-            )
+    for layer in {feature.layer for feature in needs if feature.kind in _OF_SCORES}:
+        scores = _scores(
+            features[Feature("queries", layer)],
+            features[Feature("keys", layer)],
+            num_heads=size.num_attention_heads,
+        )
+        features[Feature("attentions", layer)] = scores
+        if (mean := Feature("attention_means", layer)) in needs:
+            features[mean] = _mean_of_heads(scores, attention_mask.bool())
     num_words = 0
     if WORDS in needs:
         assert language_head is not None, "words are read through a head"
@@ -172,6 +175,7 @@ def read_features(
         "logits": (rows, size.num_labels),
         "words": (num_words, size.vocab_size),
         "attentions": (rows, size.num_attention_heads, length, length),
+        "attention_means": (rows, 1, length, length),
     }
     read = {feature: features[feature] for feature in needs}
     assert all(
@@ -179,6 +183,10 @@ def read_features(
         for feature, one in read.items()
     )
     return read
+
+
+_OF_SCORES = ("attentions", "attention_means")
+"""Kinds that are made of queries and keys."""
 
 
 def _of_all_tokens(size: Sizes) -> Needs:
@@ -249,7 +257,7 @@ def _refuse_missing_layers(needs: Needs, size: Sizes) -> None:
 
 def _recorded(needs: Needs) -> Needs:
     """What hooks must keep: scores are made of queries and keys."""
-    made = {feature for feature in needs if feature.kind == "attentions"}
+    made = {feature for feature in needs if feature.kind in _OF_SCORES}
     parts = {Feature(kind, layer) for _, layer in made for kind in ("queries", "keys")}
     return (needs - made - {LOGITS}) | parts
 
@@ -288,3 +296,10 @@ def _scores(query_BLH: Tensor, key_BLH: Tensor, *, num_heads: int) -> Tensor:
     with torch.autocast(query_BLH.device.type, enabled=False):
         scores: Tensor = by_head(query_BLH) @ by_head(key_BLH).transpose(2, 3) * size**-0.5
     return scores
+
+
+def _mean_of_heads(scores: Tensor, token_mask: Tensor) -> Tensor:
+    """The mean over heads of the probabilities [B, 1, L, L], in float32."""
+    with torch.autocast(scores.device.type, enabled=False):
+        probabilities = attention_probabilities(clean("attentions", scores, token_mask), token_mask)
+        return mean_of_heads(probabilities)

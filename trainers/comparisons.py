@@ -57,7 +57,7 @@ from .distances import (
 )
 from .features import LOGITS, WORDS, Feature, Features
 from .plugins import PluginFunction
-from .reduction import Distances, reduce
+from .reduction import Distances, reduce, reduce_squares
 from .transforms import (
     attention_log_probabilities,
     attention_probabilities,
@@ -70,6 +70,7 @@ from .transforms import (
     layer_angles,
     layer_relations,
     log_mean_of_heads,
+    logarithm,
     mean_of_heads,
     mean_of_neighbouring_heads,
     mean_of_tokens,
@@ -223,13 +224,14 @@ def _pair_loss(resolved: ResolvedTerm, pair: LayerPair, compared: Compared, own:
             student, teacher = compared.pair("hidden_states", pair)
             # A bias must not fill the places of padding again.
             student = clean("hidden_states", project(student, pair), mask)
-            products = squared_difference(gram(student, mask), gram(teacher, mask))
-            return reduce(Distances(products, "BHH"), mask)
+            return reduce_squares(gram(student, mask), gram(teacher, mask), "BHH", mask)
         case TokenSimilarity():
             student, teacher = map(token_similarity, compared.pair("hidden_states", pair))
-            return reduce(Distances(squared_difference(student, teacher), "BLK"), mask)
+            return reduce_squares(student, teacher, "BLK", mask)
         case Cka() as term:
             return _cka(*(_select(term.of, s, mask) for s in compared.pair("hidden_states", pair)))
+        case Attentions(of="probabilities", head_map="mean") as term:
+            return _mean_attentions(term, *compared.pair("attention_means", pair), mask)
         case Attentions() as term:
             return _attentions(term, *compared.pair("attentions", pair), mask)
         case Relations() as term:
@@ -280,11 +282,10 @@ def _soft_logits(term: SoftLogits, compared: Compared) -> Tensor:
     student, teacher = compared.logits()
     match term.distance:
         case "mse":
-            return _over_rows(squared_difference(student, teacher), "BC", compared)
+            return reduce_squares(student, teacher, "BC", compared.token_mask)
         case AnnealedMse(annealed_mse=steps):
             phi = annealing(steps, progress=compared.progress)
-            squares = squared_difference(student, phi * teacher)
-            return _over_rows(squares, "BC", compared, sums="C")
+            return reduce_squares(student, phi * teacher, "BC", compared.token_mask, sums="C")
         case _:
             pass
     if term.standardise:
@@ -356,8 +357,8 @@ def annealing(steps: int, *, progress: float) -> float:
     return 1 - (max(1, math.ceil(temperature)) - 1) / steps
 
 
-def _over_rows(values: Tensor, axes: str, compared: Compared, *, sums: str = "") -> Tensor:
-    return reduce(Distances(values, axes), compared.token_mask, sums=sums)
+def _over_rows(values: Tensor, axes: str, compared: Compared) -> Tensor:
+    return reduce(Distances(values, axes), compared.token_mask)
 
 
 # Hidden states
@@ -392,8 +393,8 @@ def _between_vectors(
             if term.normalise:
                 student, teacher = unit(student), unit(teacher)
             sums = "H" if term.reduce_features == "sum" else ""
-            squares = squared_difference(student, teacher)
-            return _over_rows(squares, f"{axes}H", compared, sums=sums)
+            mask = compared.token_mask
+            return reduce_squares(student, teacher, f"{axes}H", mask, sums=sums)
         case _:
             assert_never(term.distance)
 
@@ -452,19 +453,34 @@ def _attentions(term: Attentions, student: Tensor, teacher: Tensor, mask: Tensor
             student = mean_of_neighbouring_heads(student, num_groups=num_groups)
             teacher = mean_of_neighbouring_heads(teacher, num_groups=num_groups)
     if term.compared == "mse":
-        return reduce(Distances(squared_difference(student, teacher), "BALK"), mask)
+        return reduce_squares(student, teacher, "BALK", mask)
     student, teacher = (attention_log_probabilities(side, mask) for side in (student, teacher))
     if term.of == "probabilities" and term.head_map != "equal":
         student = log_mean_of_heads(student, num_groups=num_groups)
         teacher = log_mean_of_heads(teacher, num_groups=num_groups)
+    return _between_distributions(term, student, teacher, mask)
+
+
+def _mean_attentions(term: Attentions, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Between probabilities that are averaged over heads, [B, 1, L, L]."""
+    if term.compared == "mse":
+        return reduce_squares(student, teacher, "BALK", mask)
+    return _between_distributions(term, logarithm(student), logarithm(teacher), mask)
+
+
+def _between_distributions(
+    term: Attentions, student_log: Tensor, teacher_log: Tensor, mask: Tensor
+) -> Tensor:
     match term.compared:
         case "kl":
-            return reduce(Distances(kl(student, teacher), "BAL"), mask)
+            values = kl(student_log, teacher_log)
         case "cross_entropy":
-            values = cross_entropy(student, teacher)
-            return reduce(Distances(values, "BAL"), mask)
+            values = cross_entropy(student_log, teacher_log)
+        case "mse":
+            raise AssertionError("numbers are compared, not distributions")
         case _:
             assert_never(term.compared)
+    return reduce(Distances(values, "BAL"), mask)
 
 
 def _map_scores(term: Attentions, scores: Tensor, num_groups: int) -> Tensor:

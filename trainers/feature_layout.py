@@ -98,7 +98,7 @@ def axis_of(feature: Feature) -> Axis:
             return "rows"
         case "hidden_states" | "queries" | "keys" | "values":
             return "tokens"
-        case "attentions":
+        case "attentions" | "attention_means":
             return "pairs"
         case "words":
             raise AssertionError("hidden tokens are others in every step")
@@ -124,7 +124,7 @@ def feature_width(feature: Feature, sizes: Sizes) -> int:
         case "tokens":
             return sizes.hidden_size
         case "pairs":
-            return sizes.num_attention_heads
+            return 1 if feature.kind == "attention_means" else sizes.num_attention_heads
 
 
 def feature_type(feature: Feature, *, is_compact: bool) -> Type:

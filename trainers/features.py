@@ -7,6 +7,7 @@ may hold anything.
 * words: logits over the vocabulary at the hidden tokens, row after row, [M, V];
 * hidden_states: the output of a block, or of the embeddings for layer 0, [B, L, H];
 * attentions: scaled dot products before mask and softmax, query by key, [B, A, L, L];
+* attention_means: their softmax over real keys, averaged over heads, [B, 1, L, L];
 * queries, keys, values: of a block, heads side by side, [B, L, H].
 """
 

@@ -7,7 +7,7 @@ alone are kept, packed one row after the other in the order of that pass:
 * logits [N, C];
 * hidden states, queries, keys or values of a layer [sum of L, H];
 * attention scores of a block [sum of L * L, A], heads last, so that one pair of tokens is one
-  stretch of memory.
+  stretch of memory; of their probabilities' mean over heads [sum of L * L, 1].
 
 N rows, L tokens of a row, H width, A heads, C classes.
 

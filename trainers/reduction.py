@@ -1,12 +1,13 @@
 """From the distances of all positions to one number: what counts, and how it is averaged."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .masking import kept
+from .masking import and_bits, as_bits, kept
 
 FEATURE_AXES = "AHC"
 """Heads, features and classes: every one of them counts at every position."""
@@ -40,11 +41,56 @@ def reduce(
     if also is not None:
         valid = valid & also
     # One sum: a mean on the way would cost the gradient another pass over all values.
-    total = kept(values, valid).sum()
+    return kept(values, valid).sum() / _count(valid, values.shape, axes, sums)
+
+
+def reduce_squares(
+    student: Tensor, teacher: Tensor, axes: str, token_mask: Tensor, *, sums: str = ""
+) -> Tensor:
+    """The mean squared difference over the batch's valid positions, as `reduce` has it.
+
+    What stands at other positions does not matter, NaN included, to value or gradient.
+
+    Args:
+        student: Of any axes.
+        teacher: Of the same shape.
+        axes: As in `Distances`.
+        token_mask: Shape [B, L], True at real tokens.
+        sums: Axes of heads, features or classes that are summed instead.
+
+    Returns:
+        Shape []; 0 where no position is valid.
+    """
+    valid = _valid(axes, token_mask)
+    bits = as_bits(valid, student.dtype)
+    total: Tensor = _SumOfSquares.apply(student, teacher, bits)  # type: ignore[no-untyped-call]
+    return total / _count(valid, student.shape, axes, sums)
+
+
+class _SumOfSquares(torch.autograd.Function):
+    # What is compared is larger than a processor's cache, so that time goes with the passes over
+    # it. Mask, difference and square as functions of their own take twice as many.
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, bits: Tensor) -> Tensor:  # noqa: ANN401
+        difference = student - teacher
+        and_bits(difference, bits, out=difference.view(bits.dtype))
+        ctx.save_for_backward(difference)
+        return difference.square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: ANN401
+        (difference,) = ctx.saved_tensors
+        of_student = difference * (2 * gradient)
+        return of_student, -of_student if ctx.needs_input_grad[1] else None, None
+
+
+def _count(valid: Tensor, shape: torch.Size, axes: str, sums: str) -> Tensor:
+    """What a sum over all valid positions is divided by."""
     alike = [n for n, axis in enumerate(axes) if axis in FEATURE_AXES]
-    averaged = math.prod(values.shape[n] for n in alike if axes[n] not in sums)
-    positions = [1 if n in alike else size for n, size in enumerate(values.shape)]
-    return total / (valid.expand(positions).sum().clamp_min(1) * averaged)
+    averaged = math.prod(shape[n] for n in alike if axes[n] not in sums)
+    positions = [1 if n in alike else size for n, size in enumerate(shape)]
+    return valid.expand(positions).sum().clamp_min(1) * averaged
 
 
 def _valid(axes: str, token_mask: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def clean(kind: FeatureKind, feature: Tensor, token_mask: Tensor) -> Tensor:
     match kind:
         case "logits" | "words":
             return feature
-        case "attentions":
+        case "attentions" | "attention_means":
             return kept(feature, token_pairs(token_mask).unsqueeze(1))
         case _:
             return kept(feature, token_mask.unsqueeze(-1))
@@ -147,6 +147,11 @@ def mean_of_neighbouring_heads(attention: Tensor, *, num_groups: int) -> Tensor:
     """The mean over groups of neighbouring heads: [B, A, L, L] to [B, num_groups, L, L]."""
     rows, _, length, _ = attention.shape
     return attention.view(rows, num_groups, -1, length, length).mean(dim=2)
+
+
+def logarithm(probabilities: Tensor) -> Tensor:
+    """Of probabilities; finite at 0, which has no gradient."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def log_mean_of_heads(log_probabilities: Tensor, *, num_groups: int = 1) -> Tensor:

@@ -23,6 +23,7 @@ ALL = features_of(
     "logits",
     hidden_states=[0, *BLOCKS],
     attentions=BLOCKS,
+    attention_means=BLOCKS,
     queries=BLOCKS,
     keys=BLOCKS,
     values=BLOCKS,
@@ -44,6 +45,10 @@ def test_scores_become_the_attentions_that_hugging_face_returns_under_eager(
             features[Feature("attentions", layer)].masked_fill(~keys, -torch.inf).softmax(dim=-1)
         )
         torch.testing.assert_close(probabilities, expected[layer - 1], atol=1e-6, rtol=1e-5)
+        means = features[Feature("attention_means", layer)]
+        real = batch["attention_mask"].bool()[:, None, :, None]
+        theirs = expected[layer - 1].mean(dim=1, keepdim=True)
+        torch.testing.assert_close(means * real, theirs * real, atol=1e-6, rtol=1e-5)
 
 
 def test_hidden_states_are_those_that_hugging_face_returns(
@@ -87,7 +92,7 @@ def test_a_last_block_of_the_first_token_alone_gives_the_logits_of_hugging_face(
         torch.testing.assert_close(features[feature], whole[feature], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["hidden_states", "queries", "attentions"])
+@pytest.mark.parametrize("kind", ["hidden_states", "queries", "attentions", "attention_means"])
 def test_the_last_block_is_whole_where_it_is_read(
     make_bert: MakeBert, make_batch: MakeBatch, kind: str
 ) -> None:

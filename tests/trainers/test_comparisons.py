@@ -387,6 +387,14 @@ def attention_kl_of_mean() -> float:
     return over_maps(lambda s, t: relative_entropy(softmax(s).mean(0), softmax(t).mean(0)))
 
 
+def attention_cross_entropy_of_mean() -> float:
+    return over_maps(lambda s, t: relative_cross_entropy(softmax(s).mean(0), softmax(t).mean(0)))
+
+
+def attention_mse_of_mean() -> float:
+    return over_maps(lambda s, t: np.square(softmax(s).mean(0) - softmax(t).mean(0)))
+
+
 def attention_cross_entropy() -> float:
     return over_maps(lambda s, t: relative_cross_entropy(softmax(s), softmax(t)))
 
@@ -577,6 +585,7 @@ INDEPENDENT: dict[str, Callable[[], float]] = {
         *(token_similarity, cka, cka_of_rows, word_pairs, word_angles, layer_pairs, layer_angles),
         *(score_mse, score_mse_of_mean, score_mse_of_sum, score_cross_entropy_of_mean),
         *(attention_kl, attention_kl_of_mean, attention_cross_entropy, attention_mse),
+        *(attention_cross_entropy_of_mean, attention_mse_of_mean),
         *(relations, value_relation, relation_heads),
         *(rkd_distances, rkd_angles, rkd_of_logits, sp, pkt, cc),
         *(crd, crd_of_mean, crd_of_logits),
@@ -713,6 +722,9 @@ NOT_ZERO_AT_THE_TEACHER: dict[str, Callable[[], float]] = {
     "annealed_mse": lambda: float(np.square(array(STUDENT, "logits") * 6 / 7).sum(axis=1).mean()),
     "attention_cross_entropy": lambda: over_maps(
         lambda s, _: np.asarray(scipy.stats.entropy(softmax(s), axis=-1))
+    ),
+    "attention_cross_entropy_of_mean": lambda: over_maps(
+        lambda s, _: np.asarray(scipy.stats.entropy(softmax(s).mean(0), axis=-1))
     ),
     "score_cross_entropy_of_mean": lambda: over_maps(
         lambda s, _: np.asarray(scipy.stats.entropy(softmax(s.mean(0)), axis=-1))

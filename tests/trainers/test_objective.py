@@ -137,7 +137,9 @@ def _random(size: Sizes, *, seed: int, length: int = 3) -> dict[Feature, Tensor]
     for n in range(size.num_hidden_layers + 1):
         hidden = torch.randn(2, length, size.hidden_size, generator=stream)
         features[Feature("hidden_states", n)] = hidden
-        features[Feature("attentions", n)] = torch.randn(heads, generator=stream)
+        scores = torch.randn(heads, generator=stream)
+        features[Feature("attentions", n)] = scores
+        features[Feature("attention_means", n)] = scores.softmax(-1).mean(1, keepdim=True)
     return features
 
 

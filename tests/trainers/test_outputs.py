@@ -81,7 +81,7 @@ def real(features: Features, mask: torch.Tensor) -> dict[Feature, torch.Tensor]:
         match feature.kind:
             case "logits":
                 found[feature] = tensor
-            case "attentions":
+            case "attentions" | "attention_means":
                 found[feature] = tensor.permute(0, 2, 3, 1)[pairs]
             case _:
                 found[feature] = tensor[mask]
