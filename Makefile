@@ -3,7 +3,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What `make bench` runs. Each prints a table and a line of JSON; `SIZE=full` takes hours.
+# What `make bench` runs. Each prints a table and a line of JSON; `SIZE=full` takes hours
+# (`make bench-throughput SIZE=medium` one, with all cells).
 BENCHES := startup plan store orchestration throughput limit scaling memory features
 SIZE ?= small
 

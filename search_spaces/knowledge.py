@@ -27,7 +27,8 @@ ShownFeature = Literal["logits", "hidden_states", "attentions", "queries", "keys
 """What any model shows of itself; `attentions` are scores before mask and softmax."""
 
 FeatureKind = Literal[ShownFeature, "attention_means", "words"]
-"""With the logits over the vocabulary at hidden tokens."""
+"""With the mean over heads of attention probabilities, and the logits over the vocabulary at hidden
+tokens."""
 
 Projection = Literal["none", "linear", "linear_norm", "mlp", "orthogonal"]
 """A learned map from the student's width to the teacher's; never part of the exported student."""
@@ -301,6 +302,11 @@ class Attentions(LayerTerm):
     """`equal` compares head with head and needs equal numbers; `mean` and `sum` compare one map of
     all heads; `grouped` takes the mean over as many of the teacher's neighbouring heads as make
     the student's number."""
+
+    @property
+    def reads_means(self) -> bool:
+        """Whether what is compared is one map of probabilities, the mean over heads."""
+        return self.of == "probabilities" and self.head_map == "mean"
 
     @property
     def compared(self) -> Literal["mse", "kl", "cross_entropy"]:

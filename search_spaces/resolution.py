@@ -309,8 +309,7 @@ def _kinds_read(term: Term, side: Side) -> tuple[FeatureKind, ...]:
             return ("hidden_states",)
         case WordRelations() | LayerRelations() | Rkd() | Sp() | Pkt() | Cc() | Crd():
             return ("hidden_states",)
-        case Attentions(of="probabilities", head_map="mean"):
-            # One map in place of all heads': a twelfth of what is kept of a teacher with twelve.
+        case Attentions(reads_means=True):
             return ("attention_means",)
         case Attentions():
             return ("attentions",)

@@ -102,8 +102,8 @@ class LaneTrainable(tune.Trainable):
     _work: Work
     _drained: bool
     _refused: str | None
-    """Why this node cannot do the work: nothing is written where nobody would find it. An actor
-    that raised would be tried again and again, and its reason stand in Ray's own files alone."""
+    """Why the work is given back, as JSON, for Tune flattens dictionaries. Nothing is written where
+    nobody would find it; and of an actor that raised, Ray's own files alone would say why."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start a lane and give it its first work, unless this node cannot do any."""
@@ -118,14 +118,11 @@ class LaneTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Look after the lane for a moment."""
         if self._refused is None:
-            try:
-                return self._looked_after()
-            except Exception as error:
-                logging.exception("a lane cannot be looked after")
-                self._refuse(f"cannot look after a lane: {type(error).__name__}: {error}")
+            with self._giving_back():
+                return self._poll()
         return {"step": 0, "refused": self._refused, "done": True}
 
-    def _looked_after(self) -> dict[str, Any]:
+    def _poll(self) -> dict[str, Any]:
         if not self._drained and self._drain_request.exists():
             self._drained = True
             self._lane.drain()
@@ -150,19 +147,28 @@ class LaneTrainable(tune.Trainable):
         self._drained = False
         store, epoch = self._work.store, self._work.epoch
         lock = Store(store).locks_folder / f"{epoch:06d}.json"
-        self._refused = why_unusable(store, lock, kdsweep=config["kdsweep"])
-        if self._refused is None:
-            try:
-                failpoint("lane", self._work.id)
-                self._lane.begin(self._work)
-            except Exception as error:
-                logging.exception("a lane does not start")
-                self._refuse(f"does not start a lane: {type(error).__name__}: {error}")
+        self._refused = None
+        with self._giving_back():
+            if (why := why_unusable(store, lock, kdsweep=config["kdsweep"])) is not None:
+                self._refused = json.dumps({"class": "environment", "why": why})
+                return
+            failpoint("lane", self._work.id)
+            self._lane.begin(self._work)
 
-    def _refuse(self, why: str) -> None:
-        """Give the work back; the next one begins with a new lane."""
-        self._refused = f"node {socket.gethostname()} {why}"
-        self._lane.close()
+    @contextlib.contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        """What raises in here gives the work back; the next one begins with a new lane."""
+        try:
+            yield
+        except Exception as error:
+            logging.exception("a lane cannot be served")
+            # A person has to mend what is missing or forbidden; anything else may pass.
+            is_lasting = isinstance(error, FileNotFoundError | PermissionError)
+            [told, *_] = f"{type(error).__name__}: {error}".splitlines()
+            why = f"node {socket.gethostname()} cannot serve its lane: {told}"
+            failure_class = "environment" if is_lasting else "worker_lost"
+            self._refused = json.dumps({"class": failure_class, "why": why})
+            self._lane.close()
 
 
 @contextlib.contextmanager
@@ -232,9 +238,8 @@ class AskingSearcher(Searcher):
             self._places.leave(trial_id)
             told = {} if error or result is None else result
             self._pass_on(trial_id, told)
-            self._supervisor.tell(
-                ended=trial_id, outcome=told.get("outcome"), refused=told.get("refused")
-            )
+            refused = json.loads(told.get("refused", "null"))
+            self._supervisor.tell(ended=trial_id, outcome=told.get("outcome"), refused=refused)
 
     def _pass_on(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if messages := json.loads(result.get("heard", "[]")):

@@ -69,6 +69,7 @@ class LaneProcess:
         if self._process is None or self._process.poll() is not None:
             self._start(work)
         self._work, self.step, self._heard_at, self._waits_since = work, 0, None, None
+        self._said = []
         self._began = datetime.now(UTC)
         self._kernel_kills = _kernel_kills()
         self._looked_at = time.monotonic()
@@ -114,10 +115,10 @@ class LaneProcess:
             return
         # Those that left the lane's process group are found by their parents, while these live.
         family = _family(self._process.pid)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(DEATH_SECONDS)
@@ -129,27 +130,33 @@ class LaneProcess:
 
     def _start(self, work: Work) -> None:
         self.close()
-        self._answers, child_end = os.pipe()
         threads = str(work.threads)
-        with _open_log(work.folder / "log.txt") as log:
-            self._process = subprocess.Popen(
-                [*self._command, str(child_end)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(child_end,),
-                # A session of its own: one signal ends the lane with all it started, and a Ctrl-C
-                # in the terminal does not reach it.
-                start_new_session=True,
-                env=os.environ
-                | {
-                    "OMP_NUM_THREADS": threads,
-                    "MKL_NUM_THREADS": threads,
-                    "TOKENIZERS_PARALLELISM": "false",
-                    "GLIBC_TUNABLES": _tunables(),
-                },
-            )
-        os.close(child_end)
+        answers, child_end = os.pipe()
+        try:
+            with _open_log(work.folder / "log.txt") as log:
+                self._process = subprocess.Popen(
+                    [*self._command, str(child_end)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(child_end,),
+                    # A session of its own: one signal ends the lane with all it started, and a
+                    # Ctrl-C in the terminal does not reach it.
+                    start_new_session=True,
+                    env=os.environ
+                    | {
+                        "OMP_NUM_THREADS": threads,
+                        "MKL_NUM_THREADS": threads,
+                        "TOKENIZERS_PARALLELISM": "false",
+                        "GLIBC_TUNABLES": _tunables(),
+                    },
+                )
+        except BaseException:
+            os.close(answers)
+            raise
+        finally:
+            os.close(child_end)
+        self._answers = answers
         self._buffer = b""
         self._has_spoken = False
 

@@ -127,9 +127,9 @@ class _Served:
                 case {"heard": trial, "messages": messages}:
                     for said in messages:
                         self.hear(self._given[trial], said)
-                case {"ended": trial, "refused": str(why)}:
+                case {"ended": trial, "refused": {"class": failure_class, "why": why}}:
                     work = self._given.pop(trial)
-                    self.settle(work, fail(work, "environment", why))
+                    self.settle(work, fail(work, failure_class, why))
                 case {"ended": trial, "outcome": outcome}:
                     self._end(self._given.pop(trial), outcome)
                 case {"wave": "over"}:

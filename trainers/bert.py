@@ -6,7 +6,8 @@ out: nearly half of a model with two blocks.
 
 Attention scores are computed again from the outputs of the query and key maps: PyTorch's fused
 attention never shows them, and Hugging Face then returns an empty tuple of attentions without a
-word. Only the blocks that are asked for pay for it.
+word. Only the blocks that are asked for pay for it. Their mean over heads is made here too: to hold
+every head's for it would cost what it saves.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ def read_features(
             features[Feature("keys", layer)],
             num_heads=size.num_attention_heads,
         )
-        features[Feature("attentions", layer)] = scores
+        # One layer's scores at a time, where nobody reads them: they are the largest feature.
+        if (of_heads := Feature("attentions", layer)) in needs:
+            features[of_heads] = scores
         if (mean := Feature("attention_means", layer)) in needs:
             features[mean] = _mean_of_heads(scores, attention_mask.bool())
     num_words = 0

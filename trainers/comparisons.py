@@ -230,7 +230,7 @@ def _pair_loss(resolved: ResolvedTerm, pair: LayerPair, compared: Compared, own:
             return reduce_squares(student, teacher, "BLK", mask)
         case Cka() as term:
             return _cka(*(_select(term.of, s, mask) for s in compared.pair("hidden_states", pair)))
-        case Attentions(of="probabilities", head_map="mean") as term:
+        case Attentions(reads_means=True) as term:
             return _mean_attentions(term, *compared.pair("attention_means", pair), mask)
         case Attentions() as term:
             return _attentions(term, *compared.pair("attentions", pair), mask)
@@ -443,19 +443,19 @@ _LEAST_EXAMPLES = 4
 
 
 def _attentions(term: Attentions, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    num_groups = student.shape[1] if term.head_map == "grouped" else 1
+    num_groups = student.shape[1]
     if term.of == "scores":
         student = _map_scores(term, student, num_groups)
         teacher = _map_scores(term, teacher, num_groups)
     elif term.compared == "mse":
         student, teacher = (attention_probabilities(side, mask) for side in (student, teacher))
-        if term.head_map != "equal":
+        if term.head_map == "grouped":
             student = mean_of_neighbouring_heads(student, num_groups=num_groups)
             teacher = mean_of_neighbouring_heads(teacher, num_groups=num_groups)
     if term.compared == "mse":
         return reduce_squares(student, teacher, "BALK", mask)
     student, teacher = (attention_log_probabilities(side, mask) for side in (student, teacher))
-    if term.of == "probabilities" and term.head_map != "equal":
+    if term.of == "probabilities" and term.head_map == "grouped":
         student = log_mean_of_heads(student, num_groups=num_groups)
         teacher = log_mean_of_heads(teacher, num_groups=num_groups)
     return _between_distributions(term, student, teacher, mask)
@@ -465,22 +465,16 @@ def _mean_attentions(term: Attentions, student: Tensor, teacher: Tensor, mask: T
     """Between probabilities that are averaged over heads, [B, 1, L, L]."""
     if term.compared == "mse":
         return reduce_squares(student, teacher, "BALK", mask)
+    # Kept ones were rounded one by one, and have to be a distribution.
+    teacher = F.normalize(teacher, p=1, dim=-1)
     return _between_distributions(term, logarithm(student), logarithm(teacher), mask)
 
 
 def _between_distributions(
     term: Attentions, student_log: Tensor, teacher_log: Tensor, mask: Tensor
 ) -> Tensor:
-    match term.compared:
-        case "kl":
-            values = kl(student_log, teacher_log)
-        case "cross_entropy":
-            values = cross_entropy(student_log, teacher_log)
-        case "mse":
-            raise AssertionError("numbers are compared, not distributions")
-        case _:
-            assert_never(term.compared)
-    return reduce(Distances(values, "BAL"), mask)
+    distance = kl if term.compared == "kl" else cross_entropy
+    return reduce(Distances(distance(student_log, teacher_log), "BAL"), mask)
 
 
 def _map_scores(term: Attentions, scores: Tensor, num_groups: int) -> Tensor:

@@ -22,16 +22,13 @@ class Distances(NamedTuple):
     P pairs or triples of rows."""
 
 
-def reduce(
-    distances: Distances, token_mask: Tensor, *, also: Tensor | None = None, sums: str = ""
-) -> Tensor:
+def reduce(distances: Distances, token_mask: Tensor, *, also: Tensor | None = None) -> Tensor:
     """The mean over the batch's valid positions; padding is none.
 
     Args:
         distances: Of any axes.
         token_mask: Shape [B, L], True at real tokens.
         also: What else must be true of a position; of the distances' shape.
-        sums: Axes of heads, features or classes that are summed instead.
 
     Returns:
         Shape []; 0 where no position is valid.
@@ -41,7 +38,7 @@ def reduce(
     if also is not None:
         valid = valid & also
     # One sum: a mean on the way would cost the gradient another pass over all values.
-    return kept(values, valid).sum() / _count(valid, values.shape, axes, sums)
+    return kept(values, valid).sum() / _count(valid, values.shape, axes)
 
 
 def reduce_squares(
@@ -61,15 +58,17 @@ def reduce_squares(
     Returns:
         Shape []; 0 where no position is valid.
     """
+    assert student.shape == teacher.shape, "each number has one that it is compared with"
     valid = _valid(axes, token_mask)
     bits = as_bits(valid, student.dtype)
     total: Tensor = _SumOfSquares.apply(student, teacher, bits)  # type: ignore[no-untyped-call]
-    return total / _count(valid, student.shape, axes, sums)
+    return total / _count(valid, student.shape, axes, sums=sums)
 
 
 class _SumOfSquares(torch.autograd.Function):
     # What is compared is larger than a processor's cache, so that time goes with the passes over
-    # it. Mask, difference and square as functions of their own take twice as many.
+    # it. Mask, difference and square as functions of their own take twice as many. Once
+    # differentiable: nothing asks for a second derivative, and this one's would be 0.
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, bits: Tensor) -> Tensor:  # noqa: ANN401
         difference = student - teacher
@@ -85,7 +84,7 @@ class _SumOfSquares(torch.autograd.Function):
         return of_student, -of_student if ctx.needs_input_grad[1] else None, None
 
 
-def _count(valid: Tensor, shape: torch.Size, axes: str, sums: str) -> Tensor:
+def _count(valid: Tensor, shape: torch.Size, axes: str, *, sums: str = "") -> Tensor:
     """What a sum over all valid positions is divided by."""
     alike = [n for n, axis in enumerate(axes) if axis in FEATURE_AXES]
     averaged = math.prod(shape[n] for n in alike if axes[n] not in sums)

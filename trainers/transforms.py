@@ -18,6 +18,7 @@ _NEVER_ATTENDED = torch.finfo(torch.float32).min / 2
 """Finite, because -inf - -inf is NaN; its exponential is exactly 0."""
 
 _EPSILON = 1e-8
+_LEAST_PROBABILITY = 1e-30
 
 
 def clean(kind: FeatureKind, feature: Tensor, token_mask: Tensor) -> Tensor:
@@ -150,11 +151,14 @@ def mean_of_neighbouring_heads(attention: Tensor, *, num_groups: int) -> Tensor:
 
 
 def logarithm(probabilities: Tensor) -> Tensor:
-    """Of probabilities; finite at 0, which has no gradient."""
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+    """Of probabilities, those below 1e-30 as if they were that, and without a gradient.
+
+    A gradient divides by what it is the logarithm of: with its weight it must stay finite.
+    """
+    return probabilities.clamp_min(_LEAST_PROBABILITY).log()
 
 
-def log_mean_of_heads(log_probabilities: Tensor, *, num_groups: int = 1) -> Tensor:
+def log_mean_of_heads(log_probabilities: Tensor, *, num_groups: int) -> Tensor:
     """Logarithm of the mean probability over groups of neighbouring heads.
 
     [B, A, L, L] to [B, num_groups, L, L].

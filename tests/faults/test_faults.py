@@ -20,6 +20,8 @@ import pytest
 from fault_table import fault
 from toy import GRID, SECONDS, Toy, wait_for
 
+from kdsweep.results.store import Store
+
 slow = pytest.mark.slow
 
 LAUNCH, DRIVER, ACTOR, LANE = "toy_lane.py", "kdsweep.sweep.driver", "ray::LaneTra", "-m toy_lane"
@@ -103,6 +105,18 @@ def test_an_actor_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
     assert launch.wait() == 0, toy.said
     toy.check(reference, before)
     assert toy.failures() == ["worker_lost"]
+
+
+def test_a_lane_that_does_not_start_is_tried_again_and_says_why(
+    toy: Toy, reference: pd.DataFrame
+) -> None:
+    once = f"lane=raise:{reference.index[5]}:{toy.folder / 'once'}"
+    launch = toy.start("launch", "grid.yaml", KDSWEEP_FAILPOINT=once)
+    assert launch.wait() == 0, toy.said
+    toy.check(reference, set())
+    [failed] = [each for each in Store(toy.store).read_attempts() if each.status == "failed"]
+    assert failed.failure_class == "worker_lost"
+    assert "cannot serve its lane: RuntimeError: failpoint lane" in (failed.error or "")
 
 
 @fault(1, "SIGKILL of the driver of Ray", "another one takes over")

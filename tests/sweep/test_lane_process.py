@@ -80,6 +80,25 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
         lane.close()
 
 
+def test_a_lane_that_cannot_start_leaves_no_pipe(work: Work) -> None:
+    lane = LaneProcess(("/no/such/program",))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            lane.begin(work)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_a_lane_said_is_not_told_of_the_next_work(toy: Toy, work: Work) -> None:
+    lane = toy("tell(told={'rung': 1, 'step': 7}); os.write(answers, b'no JSON\\n'); hang()")
+    lane.begin(work)
+    with pytest.raises(json.JSONDecodeError):
+        finish(lane)
+    lane.close()
+    lane.begin(work)
+    assert (lane.heard(), lane.step) == ([], 0)
+
+
 TOY = """\
 import json, mmap, os, signal, subprocess, sys, time
 answers = int(sys.argv[1])

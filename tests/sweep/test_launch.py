@@ -204,15 +204,6 @@ def test_ray_and_serial_give_a_trial_the_same_numbers_bit_for_bit(
     pd.testing.assert_frame_equal(numbers(store), numbers(launched), check_exact=True)
 
 
-def test_a_lane_that_does_not_start_ends_the_launch_with_the_reason(
-    write_grid: WriteGrid, process: Kdsweep
-) -> None:
-    # An actor that raised would be tried again and again, without a word to the user.
-    said = process("launch", write_grid(), "--quiet", KDSWEEP_FAILPOINT="lane=raise:")
-    assert said.returncode != 0
-    assert "does not start a lane: RuntimeError: failpoint lane" in said.stderr
-
-
 def test_a_completed_sweep_leaves_no_temporary_file_and_no_checkpoint(launched: Path) -> None:
     files = [path.relative_to(launched) for path in launched.rglob("*")]
     assert not [path for path in files if path.name.startswith(".")]

@@ -599,6 +599,35 @@ def test_a_loss_equals_another_librarys_over_unpadded_samples(name: str) -> None
     assert value(EVERY_TERM[name]) == pytest.approx(INDEPENDENT[name](), rel=2e-5)
 
 
+def test_a_student_that_looks_elsewhere_has_a_finite_gradient_of_mean_attention() -> None:
+    # Every head gives the one key the teacher looks at exp(-200), which float32 does not hold.
+    term = {"kind": "attentions", "of": "probabilities", "head_map": "mean"}
+    place = Feature("attention_means", 1)
+    one_key = torch.zeros(4, 1, 5, 5)
+    one_key[..., 0] = 1.0
+    scores = torch.zeros(4, 2, 5, 5)
+    scores[..., 1] = 200.0
+    scores.requires_grad_()
+    student = scores.softmax(dim=-1).mean(dim=1, keepdim=True)
+    found = loss(
+        term | {"matching": {"pairs": [[1, 1]]}}, {place: student}, {place: one_key}, length=5
+    )
+    (100 * found).backward()
+    assert found.item() == pytest.approx(30 * math.log(10), rel=1e-3)
+    assert scores.grad is not None
+    assert bool(scores.grad.isfinite().all())
+
+
+def test_rounded_means_of_heads_are_a_distribution_again() -> None:
+    # fp16 rounds each probability; what no longer sums to 1 would give equals a KL below 0.
+    term = {"kind": "attentions", "of": "probabilities", "head_map": "mean"}
+    place = Feature("attention_means", 1)
+    means = TEACHER[place]
+    rounded = means.half().float() * 1.0002
+    found = loss(term | {"matching": {"pairs": [[1, 1]]}}, {place: means}, {place: rounded})
+    assert 0 <= found.item() < 1e-6
+
+
 # By hand
 
 
