@@ -158,6 +158,11 @@ class Terms(nn.Module):
         self.projections = nn.ModuleList(
             nn.Linear(student.hidden_size, teacher.hidden_size) for _ in pairs
         )
+        # As BERT's own maps, and as TinyBERT's published code. With PyTorch's larger weights most
+        # students still name the largest class alone after 100 steps.
+        for projection in self.projections:
+            nn.init.normal_(projection.weight, std=student.initializer_range)
+            nn.init.zeros_(projection.bias)
 
     def forward(self, ours: Output, theirs: Output | None, labels: Tensor, mask: Tensor) -> Tensor:
         """The sum of all terms, each a mean over what is not padding."""
