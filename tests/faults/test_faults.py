@@ -107,13 +107,14 @@ def test_an_actor_is_killed(toy: Toy, reference: pd.DataFrame) -> None:
     assert toy.failures() == ["worker_lost"]
 
 
+@slow
 def test_a_lane_that_does_not_start_is_tried_again_and_says_why(
     toy: Toy, reference: pd.DataFrame
 ) -> None:
     once = f"lane=raise:{reference.index[5]}:{toy.folder / 'once'}"
     launch = toy.start("launch", "grid.yaml", KDSWEEP_FAILPOINT=once)
     assert launch.wait() == 0, toy.said
-    toy.check(reference, set())
+    toy.check(reference, {})
     [failed] = [each for each in Store(toy.store).read_attempts() if each.status == "failed"]
     assert failed.failure_class == "worker_lost"
     assert "cannot serve its lane: RuntimeError: failpoint lane" in (failed.error or "")

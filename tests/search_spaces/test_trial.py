@@ -67,7 +67,8 @@ def test_an_id_is_the_digest_of_a_trial_written_as_canonical_json() -> None:
         + "b" * 64
         + '","trial":{"initialisation":"random",'
         '"shape":{"feed_forward":1536,"heads":12,"layers":3,"width":384},'
-        '"stages":[{"terms":[{"head_map":"mean","kind":"attentions","matching":{"last_k":2}},'
+        '"stages":[{"terms":[{"head_map":"mean","kind":"attentions","matching":{"last_k":2},'
+        '"version":2},'
         '{"kind":"hard_labels"},{"kind":"hidden_states","matching":"uniform","weight":10.0},'
         '{"kind":"soft_logits","temperature":4.0}],"training":{}}]}}'
     )

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from world import TASK, write_model, write_rows
 
+from kdsweep.results.store import Store
+from kdsweep.search_spaces import expand, load_grid
 from kdsweep.sweep import cli, dispatch
+from kdsweep.sweep.dispatch import Dispatch
+from kdsweep.sweep.lock import take
+from kdsweep.sweep.pinned import new_sweep, pinned_for
+from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
+from kdsweep.sweep.work import Work
 
 
 @pytest.fixture(scope="session")
@@ -159,3 +166,32 @@ def launched(completed: Path, tmp_path: Path) -> Path:
     """The completed sweep, copied for a test to do with it what it likes."""
     shutil.copytree(completed, tmp_path, dirs_exist_ok=True)
     return tmp_path / "runs" / "tiny"
+
+
+Prepare = Callable[[Path], Work]
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """Makes a store for a grid, and gives the preparation of its teacher."""
+    monkeypatch.setenv("KDSWEEP_CACHE_DIR", str(tmp_path / "cache"))
+
+    def make(grid_file: Path) -> Work:
+        grid = load_grid(grid_file)
+        content = Content()
+        rows = plan_rows(expand(grid, ContentFacts(content)), content)
+        store = Store(tmp_path / "store")
+        store.create(new_sweep(grid))
+        lock = take(store.locks_folder)
+        planned = {str(row.id): row for row in rows}
+        teacher = next(row for row in rows if row.what == "teacher")
+        dispatch = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)
+        return dispatch(str(teacher.id))
+
+    return make
+
+
+@pytest.fixture
+def work(write_grid: WriteGrid, prepare: Prepare) -> Work:
+    """The preparation of the tiny grid's teacher."""
+    return prepare(write_grid())

@@ -15,44 +15,11 @@ import psutil
 import pytest
 
 from kdsweep.results.store import Store
-from kdsweep.search_spaces import expand, load_grid
-from kdsweep.sweep.dispatch import Dispatch
 from kdsweep.sweep.lane_process import LaneProcess, private_memory
-from kdsweep.sweep.lock import cancel_request, take
-from kdsweep.sweep.pinned import new_sweep, pinned_for
-from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
+from kdsweep.sweep.lock import cancel_request
 from kdsweep.sweep.work import Outcome, Work
 
 WriteGrid = Callable[..., Path]
-
-
-Prepare = Callable[[Path], Work]
-
-
-@pytest.fixture
-def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    """Makes a store for a grid, and gives the preparation of its teacher."""
-    monkeypatch.setenv("KDSWEEP_CACHE_DIR", str(tmp_path / "cache"))
-
-    def make(grid_file: Path) -> Work:
-        grid = load_grid(grid_file)
-        content = Content()
-        rows = plan_rows(expand(grid, ContentFacts(content)), content)
-        store = Store(tmp_path / "store")
-        store.create(new_sweep(grid))
-        lock = take(store.locks_folder)
-        planned = {str(row.id): row for row in rows}
-        teacher = next(row for row in rows if row.what == "teacher")
-        dispatch = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)
-        return dispatch(str(teacher.id))
-
-    return make
-
-
-@pytest.fixture
-def work(write_grid: WriteGrid, prepare: Prepare) -> Work:
-    """The preparation of the tiny grid's teacher."""
-    return prepare(write_grid())
 
 
 def finish(lane: LaneProcess) -> Outcome:
@@ -376,7 +343,7 @@ def test_a_lane_whose_memory_may_be_harmed_is_replaced(
 
 
 @pytest.fixture
-def endless(write_grid: WriteGrid, prepare: Prepare) -> Work:
+def endless(write_grid: WriteGrid, prepare: Callable[[Path], Work]) -> Work:
     """The preparation of a teacher with more steps than any machine takes in a test."""
     fine_tune = {"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16}
     return prepare(write_grid(teacher={"model": "./teacher", "fine_tune": fine_tune}))
