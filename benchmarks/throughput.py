@@ -23,10 +23,10 @@ interval, and stands as equivalent if it lies within MARGIN (two one-sided tests
 paired by point). Random numbers are drawn in another order, so points differ like two seeds.
 
 In each further repeat come new seeds. `medium` has all cells once, with trials of 100 steps: less
-than an hour on two cores, where `full` takes days. `full` has 300 steps a trial: after 100,
-students of hidden states still name the largest class alone, and their accuracy says nothing.
-`long` is for how the ratios depend on the length of a trial: 1,000 steps, for the smallest and the
-largest student.
+than an hour on two cores, where `full` takes days. `full` has 300 steps a trial: after 50, students
+of hidden states still name the largest class alone, and their accuracy says nothing. `long` is for
+how the ratios depend on the length of a trial: 1,000 steps, for the smallest and the largest
+student.
 """
 
 import math

@@ -67,7 +67,7 @@ def reduce_squares(
 
 class _SumOfSquares(torch.autograd.Function):
     # What is compared is larger than a processor's cache, so that time goes with the passes over
-    # it. Mask, difference and square as functions of their own take twice as many. Once
+    # it: mask, difference and square as functions of their own take half as long again. Once
     # differentiable: nothing asks for a second derivative, and this one's would be 0.
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, bits: Tensor) -> Tensor:  # noqa: ANN401

@@ -168,19 +168,19 @@ def launched(completed: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / "tiny"
 
 
-Prepare = Callable[[Path], Work]
+Prepare = Callable[..., Work]
 
 
 @pytest.fixture
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    """Makes a store for a grid, and gives the preparation of its teacher."""
+    """Makes a store for a grid, `tmp_path / "store"` or another, and gives its teacher's work."""
     monkeypatch.setenv("KDSWEEP_CACHE_DIR", str(tmp_path / "cache"))
 
-    def make(grid_file: Path) -> Work:
+    def make(grid_file: Path, folder: Path = tmp_path / "store") -> Work:
         grid = load_grid(grid_file)
         content = Content()
         rows = plan_rows(expand(grid, ContentFacts(content)), content)
-        store = Store(tmp_path / "store")
+        store = Store(folder)
         store.create(new_sweep(grid))
         lock = take(store.locks_folder)
         planned = {str(row.id): row for row in rows}

@@ -19,12 +19,8 @@ import pytest
 
 from kdsweep import results
 from kdsweep.results.store import Store
-from kdsweep.search_spaces import expand, load_grid
-from kdsweep.sweep.dispatch import Dispatch
 from kdsweep.sweep.lane_process import LaneProcess
-from kdsweep.sweep.lock import take
-from kdsweep.sweep.pinned import new_sweep, pinned_for
-from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
+from kdsweep.sweep.work import Work
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
@@ -105,18 +101,9 @@ def test_a_disk_that_fills_up_ends_the_launch_with_74_and_resume_completes(
 
 
 def test_a_lost_lane_whose_row_finds_no_room_ends_its_work_as_unwritable(
-    write_grid: WriteGrid, disk: Path, tmp_path: Path
+    write_grid: WriteGrid, prepare: Callable[..., Work], disk: Path, tmp_path: Path
 ) -> None:
-    grid = load_grid(write_grid(axes=AXES))
-    content = Content()
-    rows = plan_rows(expand(grid, ContentFacts(content)), content)
-    store = Store(disk / "sweep")
-    store.create(new_sweep(grid))
-    lock = take(store.locks_folder)
-    planned = {str(row.id): row for row in rows}
-    work = Dispatch(store, grid, planned, pinned_for(store, grid), epoch=lock.epoch)(
-        next(iter(planned))
-    )
+    work = prepare(write_grid(axes=AXES), disk / "sweep")
     dies = tmp_path / "dies.py"
     dies.write_text(f"import os; input(); os.kill(os.getpid(), {signal.SIGKILL:d})")
     lane = LaneProcess((sys.executable, str(dies)))
@@ -127,4 +114,4 @@ def test_a_lost_lane_whose_row_finds_no_room_ends_its_work_as_unwritable(
     assert outcome.status == "unwritable"
     assert os.strerror(errno.ENOSPC) in str(outcome.error)
     filler.unlink()
-    assert store.read_attempts() == ()
+    assert Store(work.store).read_attempts() == ()

@@ -343,7 +343,7 @@ def test_a_lane_whose_memory_may_be_harmed_is_replaced(
 
 
 @pytest.fixture
-def endless(write_grid: WriteGrid, prepare: Callable[[Path], Work]) -> Work:
+def endless(write_grid: WriteGrid, prepare: Callable[..., Work]) -> Work:
     """The preparation of a teacher with more steps than any machine takes in a test."""
     fine_tune = {"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16}
     return prepare(write_grid(teacher={"model": "./teacher", "fine_tune": fine_tune}))
