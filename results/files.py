@@ -16,6 +16,9 @@ from pathlib import Path
 
 _TEMPORARY = ".tmp"
 
+_PROCESS = secrets.token_hex(4)
+"""In the names of this process's unfinished files: one that was killed may have had its number."""
+
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
 """Errors of a disk or a network file system that the next try may not meet."""
 
@@ -114,9 +117,11 @@ def publish_folder(folder: Path, write: Callable[[Path], None]) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove what writers left in a folder when they were killed.
 
-    Only for whoever holds the lock: a writer that still lives loses its unfinished file.
+    Only for whoever holds the lock: another process that still lives loses its unfinished file.
     """
     for path in folder.glob(f".*{_TEMPORARY}"):
+        if not is_leftover(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -126,6 +131,11 @@ def remove_temporaries(folder: Path) -> None:
 def is_temporary(name: str) -> bool:
     """Whether a name is that of a file or folder which a writer has not finished."""
     return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether it is, and its writer is another process: this one's own threads may be at it."""
+    return is_temporary(name) and f"-{_PROCESS}-" not in name
 
 
 def _fill(path: Path, write: Callable[[Path], None]) -> None:
@@ -155,7 +165,9 @@ def _patiently(act: Callable[[], None]) -> None:
 
 
 def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    return path.with_name(
+        f".{path.name}.{os.getpid()}-{_PROCESS}-{secrets.token_hex(4)}{_TEMPORARY}"
+    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..results.compact import CompactName, Held, part_place
 from ..results.compaction import KINDS, Compaction
-from ..results.files import is_temporary, replace
+from ..results.files import is_leftover, is_temporary, replace
 from ..results.history import Logged, read_logged
 from ..results.parts import compact_files
 from ..results.predictions import read_predicted
@@ -270,7 +270,8 @@ class _Checked:
         if self._is_running:
             return
         for path in sorted(self._folder.rglob(".*.tmp")):
-            if path.relative_to(self._folder).parts[0] != _QUARANTINE:
+            is_ours = path.relative_to(self._folder).parts[0] != _QUARANTINE
+            if is_ours and is_leftover(path.name):
                 yield Finding(self._place(path), "a killed writer left it", "remove")
         for id in self._completed:
             for path in sorted(self._sweep.work_folder(id, 0, 0).parent.glob("*/checkpoints")):

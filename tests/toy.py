@@ -26,6 +26,9 @@ TESTS = Path(__file__).parent
 TOKEN = "KDSWEEP_TEST"
 """Variable that all processes of a sweep under test inherit."""
 
+PROGRAM = (sys.executable, str(TESTS / "sweep" / "toy_lane.py"))
+"""The command line, with lanes that train nothing."""
+
 SECONDS = 240.0
 """Longer than anything takes that happens at all."""
 
@@ -73,11 +76,10 @@ class Toy:
         self, *words: str | Path, before: tuple[str, ...] = (), **variables: str
     ) -> "subprocess.Popen[str]":
         """Start a command; `before` is put in front of it, a `PYTHONPATH` in front of its own."""
-        lane = TESTS / "sweep" / "toy_lane.py"
         path = os.pathsep.join(
             [
                 variables.pop("PYTHONPATH", ""),
-                *(str(lane.parent), str(TESTS)),
+                *(str(TESTS / "sweep"), str(TESTS)),
                 os.environ.get("PYTHONPATH", ""),
             ]
         )
@@ -90,7 +92,7 @@ class Toy:
         # Its own words go to files: pipes would stay open as long as any process of Ray's lives.
         with (self.folder / "said.txt").open("w") as said:
             return subprocess.Popen(
-                [*before, sys.executable, str(lane), *map(str, words)],
+                [*before, *PROGRAM, *map(str, words)],
                 cwd=self.folder,
                 env=os.environ | environment | variables,
                 stdout=said,

@@ -137,6 +137,15 @@ def test_what_killed_writers_left_can_be_removed_and_nothing_else_is(tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "kept.parquet"]
 
 
+def test_what_another_thread_is_writing_is_not_taken_for_left(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text("whole")
+        remove_temporaries(tmp_path)
+
+    replace(tmp_path / "beat", write)
+    assert (tmp_path / "beat").read_text() == "whole"
+
+
 RACER = """
 import sys
 import time

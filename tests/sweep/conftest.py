@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from world import TASK, write_model, write_rows
 
 from kdsweep.results.store import Store
 from kdsweep.search_spaces import expand, load_grid
-from kdsweep.sweep import cli, dispatch
+from kdsweep.sweep import cli, dispatch, launch
 from kdsweep.sweep.dispatch import Dispatch
+from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.lock import take
 from kdsweep.sweep.pinned import new_sweep, pinned_for
 from kdsweep.sweep.planning import Content, ContentFacts, plan_rows
@@ -53,6 +54,8 @@ GRID: Mapping[str, Any] = {
     "resources": {"memory_gb": 1},
 }
 
+KDSWEEP = (sys.executable, "-m", "kdsweep.sweep")
+
 WriteGrid = Callable[..., Path]
 Kdsweep = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -84,28 +87,28 @@ def write_grid(tiny: Path, tmp_path: Path) -> WriteGrid:
     return write
 
 
-def environment_with(cache: Path) -> dict[str, str]:
-    """The environment of a command: a cache of its own, a checkpoint after every row."""
+@pytest.fixture
+def environment(cache: Path) -> dict[str, str]:
+    """Of a command that is a process of its own: a checkpoint after every row."""
+    # Where toy lanes are.
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "KDSWEEP_CACHE_DIR": str(cache),
         "KDSWEEP_CHECKPOINT_SECONDS": "0",
         "NO_COLOR": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
     }
-
-
-@pytest.fixture
-def environment(cache: Path) -> dict[str, str]:
-    """See `environment_with`."""
-    return environment_with(cache)
 
 
 @pytest.fixture
 def process(tmp_path: Path, environment: dict[str, str]) -> Kdsweep:
     """Runs the command line in the folder of the grid, as a process of its own."""
 
-    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, program: Sequence[str] = KDSWEEP, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "kdsweep.sweep", *map(str, arguments)],
+            [*program, *map(str, arguments)],
             cwd=tmp_path,
             env=environment | variables,
             capture_output=True,
@@ -119,7 +122,7 @@ def process(tmp_path: Path, environment: dict[str, str]) -> Kdsweep:
 @pytest.fixture
 def kdsweep(
     tmp_path: Path,
-    environment: dict[str, str],
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Kdsweep:
@@ -127,9 +130,8 @@ def kdsweep(
 
     It spares the seconds that importing torch takes; `process` is for what is killed, or runs Ray.
     """
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(dispatch, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setenv("KDSWEEP_CACHE_DIR", str(cache))
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -144,20 +146,24 @@ def kdsweep(
     return run
 
 
+@pytest.fixture
+def checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has launches in this process, too, write a checkpoint after every row."""
+    monkeypatch.setattr(dispatch, "CHECKPOINT_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def completed(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny grid, its data and, in `runs/tiny`, its completed sweep."""
     folder = tmp_path_factory.mktemp("completed")
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
     (folder / "grid.yaml").write_text(json.dumps(GRID, indent=1))
-    words = ["launch", "grid.yaml", "--executor", "serial", "--quiet"]
-    subprocess.run(
-        [sys.executable, "-m", "kdsweep.sweep", *words],
-        cwd=folder,
-        env=environment_with(cache),
-        check=True,
-        capture_output=True,
-    )
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("KDSWEEP_CACHE_DIR", str(cache))
+        here.setattr(dispatch, "CHECKPOINT_SECONDS", 0.0)
+        grid, store = folder / "grid.yaml", folder / "runs" / "tiny"
+        ended = launch(grid, store=store, executor=Choice("serial"), quiet=True)
+    assert ended.completed == 4
     return folder
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from kdsweep import results
-from kdsweep.results import store
+from kdsweep.results import files, store
 from kdsweep.results.compaction import Compaction
 from kdsweep.results.files import allow
 from kdsweep.results.proposals import Proposal, write_proposal
@@ -136,6 +136,19 @@ def test_leftovers_of_killed_writers_go_and_strangers_stay(launched: Path) -> No
     )
     assert told.strangers == ("history/notes.txt", "notes.txt")
     assert (launched / "notes.txt").read_text() == "mine"
+
+
+def test_the_beat_of_the_repair_itself_is_no_leftover(launched: Path) -> None:
+    found = []
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("{}")
+        found.append(repair(launched))
+
+    # As when its thread is just writing.
+    files.replace(launched / "locks" / "000002.beat", write)
+    [told] = found
+    assert (told.found, told.mended) == ((), ())
 
 
 def test_weights_cut_short_or_of_nobody_are_moved_aside(launched: Path) -> None:

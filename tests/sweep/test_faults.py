@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
 import psutil
 import pytest
+from toy import PROGRAM, wait_for
 
 from kdsweep import results
 from kdsweep.search_spaces import expand, load_grid
@@ -26,6 +26,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 SERIAL = ("--executor", "serial", "--quiet")
 METRICS = ("select/", "report/", "teacher/", "train/", "parameters")
 KILLED = -signal.SIGKILL
+KDSWEEP = (sys.executable, "-m", "kdsweep.sweep")
+ENDLESS = {"TOY_STEPS": "1000000"}
+"""More steps than any machine takes while two commands are answered."""
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -35,9 +38,11 @@ def metrics(folder: Path) -> pd.DataFrame:
 
 @pytest.fixture
 def start(tmp_path: Path, environment: dict[str, str]) -> Start:
-    def begin(*arguments: str | Path, **variables: str) -> "subprocess.Popen[str]":
+    def begin(
+        *arguments: str | Path, program: Sequence[str] = KDSWEEP, **variables: str
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "kdsweep.sweep", *map(str, arguments)],
+            [*program, *map(str, arguments)],
             cwd=tmp_path,
             env=environment | variables,
             stdout=subprocess.PIPE,
@@ -46,13 +51,6 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Start:
         )
 
     return begin
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "what the test waits for did not happen"
-        time.sleep(0.1)
 
 
 def ids(grid: Path) -> list[str]:
@@ -155,11 +153,9 @@ def are_gone(processes: list[psutil.Process]) -> bool:
 def test_a_second_launch_is_refused_and_ctrl_c_leaves_in_order_losing_nothing(
     write_grid: WriteGrid, process: Kdsweep, start: Start, tmp_path: Path
 ) -> None:
-    # More steps than any machine takes while two commands are answered.
-    grid = write_grid(training={"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16})
-    store = tmp_path / "runs" / "tiny"
-    launch = start("launch", grid)
-    wait_for(lambda: len(list(store.glob("work/*/*/checkpoints/step-*"))) >= 2)
+    grid, store = write_grid(), tmp_path / "runs" / "tiny"
+    launch = start("launch", grid, program=PROGRAM, **ENDLESS)
+    wait_for(lambda: len(list(store.glob("work/*/*/checkpoints"))) == 2)
     second = process("launch", grid)
     assert second.returncode == 73
     assert f"pid {launch.pid}" in second.stderr

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,8 @@ from kdsweep import results
 from kdsweep.results.store import Store
 from kdsweep.search_spaces.feature_choice import Needs, Source, SourceChoice
 from kdsweep.search_spaces.resolution import Feature
+from kdsweep.sweep import launch
+from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.feature_plan import Stages, decide
 from kdsweep.sweep.work import Pinned
 from kdsweep.trainers.file_lock import try_lock
@@ -56,13 +56,10 @@ def computed(
     folder = tmp_path_factory.mktemp("computed")
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
     (folder / "grid.yaml").write_text(json.dumps({**tiny_grid, **SECTIONS}))
-    subprocess.run(
-        [sys.executable, "-m", "kdsweep.sweep", "launch", "grid.yaml", *SERIAL],
-        cwd=folder,
-        env=os.environ | {"KDSWEEP_CACHE_DIR": str(folder / "cache")},
-        check=True,
-        capture_output=True,
-    )
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("KDSWEEP_CACHE_DIR", str(folder / "cache"))
+        grid, store = folder / "grid.yaml", folder / "runs" / "tiny"
+        launch(grid, store=store, executor=Choice("serial"), quiet=True)
     return folder
 
 

@@ -13,6 +13,7 @@ from textwrap import dedent
 
 import psutil
 import pytest
+from toy import PROGRAM
 
 from kdsweep.results.store import Store
 from kdsweep.sweep.lane_process import LaneProcess, private_memory
@@ -118,7 +119,7 @@ def test_work_past_its_limit_is_ended_and_recorded_as_timeout(work: Work) -> Non
 def test_a_lane_that_is_killed_is_recorded_as_signal_and_the_next_work_gets_a_new_one(
     work: Work,
 ) -> None:
-    lane = LaneProcess()
+    lane = LaneProcess(PROGRAM)
     lane.begin(work)
     first = psutil.Process().children()[0].pid
     os.kill(first, signal.SIGKILL)
@@ -136,7 +137,7 @@ def test_a_lane_that_is_killed_is_recorded_as_signal_and_the_next_work_gets_a_ne
 def test_an_attempt_of_an_overtaken_launch_commits_nothing(work: Work) -> None:
     locks = Store(work.store).locks_folder
     (locks / "000002.json").write_text("{}")
-    lane = LaneProcess()
+    lane = LaneProcess(PROGRAM)
     lane.begin(work)
     assert finish(lane).status == "overtaken"
     lane.close()
@@ -342,22 +343,17 @@ def test_a_lane_whose_memory_may_be_harmed_is_replaced(
     assert (finish(lane).step == first) is is_kept
 
 
-@pytest.fixture
-def endless(write_grid: WriteGrid, prepare: Callable[..., Work]) -> Work:
-    """The preparation of a teacher with more steps than any machine takes in a test."""
-    fine_tune = {"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16}
-    return prepare(write_grid(teacher={"model": "./teacher", "fine_tune": fine_tune}))
-
-
 def test_sigterm_lets_a_lane_checkpoint_and_leave_and_the_next_attempt_goes_on(
-    endless: Work,
+    work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lane = LaneProcess()
+    # More steps than any machine takes in a test; of toys only trials can have them.
+    monkeypatch.setenv("TOY_STEPS", "1000000")
+    work = work.model_copy(update={"what": "trial"})
+    lane = LaneProcess(PROGRAM)
     rows = []
     for number in (1, 2):
-        parent = (endless.epoch, 1) if number == 2 else None
-        work = endless.model_copy(update={"number": number, "parent": parent})
-        lane.begin(work)
+        parent = (work.epoch, 1) if number == 2 else None
+        lane.begin(work.model_copy(update={"number": number, "parent": parent}))
         [process] = psutil.Process().children()
         step_of(lane)
         process.terminate()
@@ -369,7 +365,7 @@ def test_sigterm_lets_a_lane_checkpoint_and_leave_and_the_next_attempt_goes_on(
     lane.close()
     first, second = rows
     assert first.values["failure/signal"] == "SIGTERM"
-    assert second.resumed_from == (endless.epoch, 1)
+    assert second.resumed_from == (work.epoch, 1)
     assert second.resumed_from_step == first.values["failure/step"]
 
 

@@ -169,6 +169,7 @@ def test_a_teacher_that_knows_the_task_already_is_only_evaluated(
     assert set(results.load(store).trials["status"]) == {"completed"}
 
 
+@pytest.mark.usefixtures("checkpointing")
 def test_failed_only_also_runs_what_the_failure_blocked(
     write_grid: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from toy import PROGRAM
+
 from kdsweep import results
 
 WriteGrid = Callable[..., Path]
@@ -18,7 +20,7 @@ def test_a_launch_goes_on_when_nobody_reads_what_it_says(
     os.close(reader)
     words = ["launch", str(write_grid()), "--executor", "serial"]
     ended = subprocess.run(
-        [sys.executable, "-m", "kdsweep.sweep", *words],
+        [*PROGRAM, *words],
         cwd=tmp_path,
         env=environment,
         stdout=writer,

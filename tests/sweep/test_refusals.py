@@ -55,10 +55,11 @@ def test_an_address_where_nothing_listens_ends_with_75_and_writes_nothing(
 def test_no_cluster_to_join_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = pytest.importorskip("kdsweep.sweep.driver")
 
-    def init(**_: object) -> None:
+    def find(_: str) -> str:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(driver.ray, "init", init)
+    # Other tests may run one meanwhile.
+    monkeypatch.setattr(driver, "canonicalize_bootstrap_address_or_die", find)
     with pytest.raises(ClusterUnreachableError, match="answers at auto: Could not find"):
         driver._ray("auto").__enter__()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from toy import PROGRAM
 
 from kdsweep import results
 from kdsweep.results.proposals import Proposal, Told, read_proposals
@@ -357,10 +358,11 @@ def test_a_search_whose_launch_is_killed_ends_as_one_that_was_not(
 
 
 def test_lanes_of_ray_fill_all_slots_and_each_knows_of_the_others(
-    launched: Path, write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
+    launched: Path, write_grid: WriteGrid, process: Kdsweep
 ) -> None:
     grid = write_grid(axes=AXES, training=SHORT, search=TPE)
-    said = process("launch", grid, "--yes", "--quiet", "--max-concurrent", "2")
+    words = ("launch", grid, "--yes", "--quiet", "--max-concurrent", "2")
+    said = process(*words, program=PROGRAM)
     assert said.returncode == 0, said.stderr
     found = results.load(launched)
     assert set(found.trials["status"]) == {"completed"}

@@ -215,6 +215,7 @@ def test_a_stage_that_is_killed_goes_on_and_its_trials_end_as_if_undisturbed(
     assert not list(store.rglob(".*"))
 
 
+@pytest.mark.usefixtures("checkpointing")
 def test_a_trial_that_failed_alone_goes_on_with_a_beginning_that_is_shared_since(
     write: WriteGrid, kdsweep: Kdsweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

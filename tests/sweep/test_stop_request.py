@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from toy import PROGRAM, wait_for
 
 from kdsweep import results
 from kdsweep.results.schema import Attempt
@@ -29,7 +30,7 @@ Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
 
 SERIAL = ("--executor", "serial", "--quiet")
-ENDLESS = {"epochs": 20_000, "learning_rate": 1e-3, "batch_size": 16}
+ENDLESS = {"TOY_STEPS": "1000000"}
 """More steps than any machine takes while a test looks on."""
 
 
@@ -90,28 +91,21 @@ def test_a_launch_on_another_host_that_died_is_not_waited_for_longer_than_a_minu
     assert "is gone without an orderly end" in told[-1]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < until, "what the test waits for did not happen"
-        time.sleep(0.1)
-
-
 class Running:
-    """A serial launch in the middle of a trial."""
+    """A serial launch of trials that train nothing, in the middle of one."""
 
     def __init__(
         self,
         grid: Path,
-        environment: dict[str, str],
+        environment: Mapping[str, str],
         *,
         until: Callable[[], bool] | None = None,
     ) -> None:
         self.store = grid.parent / "runs" / "tiny"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kdsweep.sweep", "launch", str(grid), *SERIAL],
+            [*PROGRAM, "launch", str(grid), *SERIAL],
             cwd=grid.parent,
-            env=environment,
+            env={**environment, **ENDLESS},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -134,7 +128,7 @@ class Running:
 
 @pytest.fixture
 def running(write_grid: WriteGrid, environment: dict[str, str]) -> Running:
-    return Running(write_grid(training=ENDLESS), environment)
+    return Running(write_grid(), environment)
 
 
 def statuses(store: Path) -> list[str]:
@@ -218,7 +212,7 @@ def test_single_trials_of_a_launch_are_cancelled_and_the_others_go_on(
     environment: dict[str, str],
     kdsweep: Kdsweep,
 ) -> None:
-    running = Running(write_grid(training=ENDLESS), environment)
+    running = Running(write_grid(), environment)
     store = running.store
     first, second, third, _ = results.load(store).trials["trial_id"]
     said = kdsweep("stop", store, "--trial", first[:12], "--trial", second)

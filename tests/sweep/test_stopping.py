@@ -1,11 +1,8 @@
 """A sweep whose hopeless trials are stopped: decided, recorded, obeyed, and taken up again."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from toy import PROGRAM
 
 from kdsweep import results
 from kdsweep.results.store import Store
@@ -35,7 +33,6 @@ AXES = {
 TRAINING = {"epochs": 4, "batch_size": 16, "evaluate": {"times": 4}}
 """48 steps, evaluated after 12, 24, 36 and 48: rungs after 12 (0.2) and 36 (0.6)."""
 ASHA = {"method": "asha"}
-TOY = Path(__file__).with_name("toy_lane.py")
 
 
 def frame(folder: Path) -> pd.DataFrame:
@@ -188,22 +185,14 @@ def test_serial_sweeps_decide_alike_also_when_one_is_killed_between_a_decision_a
 
 
 def test_under_ray_lanes_wait_for_decisions_and_obey_them_also_over_a_kill(
-    write_grid: WriteGrid, environment: dict[str, str], tmp_path: Path
+    write_grid: WriteGrid, process: Kdsweep, tmp_path: Path
 ) -> None:
     axes = {**AXES, "seed": list(range(10))}
     grid = write_grid(axes=axes, training=TRAINING, early_stopping=ASHA)
     store = tmp_path / "runs" / "tiny"
-    paths = [str(TOY.parent), str(TOY.parents[1]), os.environ.get("PYTHONPATH", "")]
-    variables = environment | {"PYTHONPATH": os.pathsep.join(paths)}
-
-    def toy(*words: str | Path, **more: str) -> CompletedProcess[str]:
-        command = [sys.executable, str(TOY), *map(str, words), "--quiet"]
-        return subprocess.run(
-            command, cwd=tmp_path, env=variables | more, capture_output=True, text=True
-        )
-
     # Whatever trial hears its decision first: its lane dies of it, and another one obeys.
-    said = toy("launch", grid, KDSWEEP_FAILPOINT=f"decision=kill::{tmp_path / 'once'}")
+    point = f"decision=kill::{tmp_path / 'once'}"
+    said = process("launch", grid, "--quiet", program=PROGRAM, KDSWEEP_FAILPOINT=point)
     assert said.returncode == 0, said.stderr
     assert (tmp_path / "once").exists()
     trials, recorded = frame(store), decided(store)

@@ -2,7 +2,7 @@
 
 Everything else is real: the lane, its process, checkpoints, history, commits, failpoints.
 `TOY_STEPS` and `TOY_SECONDS` say how many steps a trial has and how long each takes,
-`TOY_FAULT=nan:3fa8` what goes wrong with trials whose ids begin so.
+`TOY_FAULT=nan:3fa8` what goes wrong with trials whose ids begin so. Teachers have four steps.
 
 Run as a command it is `kdsweep` with this lane in the place of the one that trains.
 """
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from kdsweep.results.files import publish_folder
 from kdsweep.results.store import Store
 from kdsweep.search_spaces.early_stopping import rung_steps
-from kdsweep.sweep import cli
+from kdsweep.sweep import cli, executors
 from kdsweep.sweep.executors import Choice
 from kdsweep.sweep.lane import main
 from kdsweep.sweep.work import Keeper, Work
@@ -40,7 +40,8 @@ from kdsweep.trainers.reports import (
     Stopped,
 )
 
-STEPS = int(os.environ.get("TOY_STEPS", "4"))
+FEW = 4
+STEPS = int(os.environ.get("TOY_STEPS", FEW))
 SECONDS = float(os.environ.get("TOY_SECONDS", "0.02"))
 
 
@@ -62,8 +63,9 @@ class ToyKeeper(Keeper):
             saved = store.work_folder(work.id, epoch, number) / "checkpoints"
             first = max(int(path.name.partition("-")[2]) for path in saved.glob("step-*"))
         yield Resolved({"resumed_from_step": first, "terms": []})
-        rungs = rung_steps(work.rungs, num_steps=STEPS, times=STEPS)
-        for step in range(first + 1, STEPS + 1):
+        steps = STEPS if work.what == "trial" else FEW
+        rungs = rung_steps(work.rungs, num_steps=steps, times=steps)
+        for step in range(first + 1, steps + 1):
             last = score(work.id, step - 1)
             share = rungs.get(step - 1)
             if share is not None and not goes_on(Rung(share, step - 1, {"primary": last})):
@@ -169,4 +171,5 @@ if __name__ == "__main__":
             raise ImportError("nothing to import")
         main(ToyKeeper())
     cli._choose = choose
+    executors.Keeper = ToyKeeper
     cli.main()
