@@ -17,7 +17,7 @@ from pathlib import Path
 _TEMPORARY = ".tmp"
 
 _PROCESS = secrets.token_hex(4)
-"""In the names of this process's unfinished files: one that was killed may have had its number."""
+"""Beside this process's number, which one that was killed may have had, too."""
 
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT})
 """Errors of a disk or a network file system that the next try may not meet."""
@@ -134,8 +134,11 @@ def is_temporary(name: str) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether it is, and its writer is another process: this one's own threads may be at it."""
-    return is_temporary(name) and f"-{_PROCESS}-" not in name
+    """Whether a name is that of what another process has not finished.
+
+    What this one is writing is none: another of its threads may be at it.
+    """
+    return is_temporary(name) and _own() not in name
 
 
 def _fill(path: Path, write: Callable[[Path], None]) -> None:
@@ -165,9 +168,12 @@ def _patiently(act: Callable[[], None]) -> None:
 
 
 def _temporary_path(path: Path) -> Path:
-    return path.with_name(
-        f".{path.name}.{os.getpid()}-{_PROCESS}-{secrets.token_hex(4)}{_TEMPORARY}"
-    )
+    return path.with_name(f".{path.name}{_own()}{secrets.token_hex(4)}{_TEMPORARY}")
+
+
+def _own() -> str:
+    """What stands in the names of this process's unfinished files, and of no other's."""
+    return f".{os.getpid()}-{_PROCESS}-"
 
 
 @contextmanager

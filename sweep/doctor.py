@@ -270,8 +270,8 @@ class _Checked:
         if self._is_running:
             return
         for path in sorted(self._folder.rglob(".*.tmp")):
-            is_ours = path.relative_to(self._folder).parts[0] != _QUARANTINE
-            if is_ours and is_leftover(path.name):
+            is_aside = path.relative_to(self._folder).parts[0] == _QUARANTINE
+            if is_leftover(path.name) and not is_aside:
                 yield Finding(self._place(path), "a killed writer left it", "remove")
         for id in self._completed:
             for path in sorted(self._sweep.work_folder(id, 0, 0).parent.glob("*/checkpoints")):

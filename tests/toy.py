@@ -26,8 +26,12 @@ TESTS = Path(__file__).parent
 TOKEN = "KDSWEEP_TEST"
 """Variable that all processes of a sweep under test inherit."""
 
+KDSWEEP = (sys.executable, "-m", "kdsweep.sweep")
+"""The command line."""
 PROGRAM = (sys.executable, str(TESTS / "sweep" / "toy_lane.py"))
 """The command line, with lanes that train nothing."""
+ENDLESS = {"TOY_STEPS": "1000000"}
+"""More steps than any machine takes while a test looks on."""
 
 SECONDS = 240.0
 """Longer than anything takes that happens at all."""
@@ -209,6 +213,15 @@ class Toy:
     def wait_for_trials(self, count: int) -> None:
         """Wait until so many trials are completed."""
         wait_for(lambda: len(list(self.store.glob("attempts/*.parquet"))) > count)
+
+
+def is_in_a_trial(store: Path) -> bool:
+    """Whether the teacher is prepared, and a trial has a checkpoint."""
+    if not store.is_dir():
+        return False
+    done = {attempt.id for attempt in Store(store).read_attempts()}
+    begun = {path.parts[-4] for path in store.glob("work/*/*/checkpoints/step-*")}
+    return bool(done) and bool(begun - done)
 
 
 def is_ours(process: psutil.Process) -> bool:

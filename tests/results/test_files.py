@@ -131,13 +131,15 @@ def test_what_killed_writers_left_can_be_removed_and_nothing_else_is(tmp_path: P
     (tmp_path / "kept.parquet").write_text("k")
     (tmp_path / ".hidden").write_text("h")
     (tmp_path / ".a.parquet.17-ab.tmp").write_text("half")
+    # Numbers of processes come again.
+    (tmp_path / f".b.parquet.{os.getpid()}-0123abcd-ab.tmp").write_text("half")
     (tmp_path / ".teacher.17-ab.tmp").mkdir()
     (tmp_path / ".teacher.17-ab.tmp" / "weights").write_text("half")
     remove_temporaries(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "kept.parquet"]
 
 
-def test_what_another_thread_is_writing_is_not_taken_for_left(tmp_path: Path) -> None:
+def test_what_this_process_is_writing_is_not_taken_for_left(tmp_path: Path) -> None:
     def write(temporary: Path) -> None:
         temporary.write_text("whole")
         remove_temporaries(tmp_path)

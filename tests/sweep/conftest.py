@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy import KDSWEEP
 from world import TASK, write_model, write_rows
 
 from kdsweep.results.store import Store
@@ -54,8 +55,6 @@ GRID: Mapping[str, Any] = {
     "resources": {"memory_gb": 1},
 }
 
-KDSWEEP = (sys.executable, "-m", "kdsweep.sweep")
-
 WriteGrid = Callable[..., Path]
 Kdsweep = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -96,7 +95,7 @@ def environment(cache: Path) -> dict[str, str]:
         "KDSWEEP_CACHE_DIR": str(cache),
         "KDSWEEP_CHECKPOINT_SECONDS": "0",
         "NO_COLOR": "1",
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 
 

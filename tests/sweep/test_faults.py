@@ -4,15 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
 import psutil
 import pytest
-from toy import PROGRAM, wait_for
+from toy import ENDLESS, KDSWEEP, PROGRAM, is_in_a_trial, wait_for
 
 from kdsweep import results
 from kdsweep.search_spaces import expand, load_grid
@@ -26,9 +25,6 @@ Start = Callable[..., "subprocess.Popen[str]"]
 SERIAL = ("--executor", "serial", "--quiet")
 METRICS = ("select/", "report/", "teacher/", "train/", "parameters")
 KILLED = -signal.SIGKILL
-KDSWEEP = (sys.executable, "-m", "kdsweep.sweep")
-ENDLESS = {"TOY_STEPS": "1000000"}
-"""More steps than any machine takes while two commands are answered."""
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -37,11 +33,14 @@ def metrics(folder: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def start(tmp_path: Path, environment: dict[str, str]) -> Start:
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
+    """Starts the command line, and sees to it that none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
     def begin(
         *arguments: str | Path, program: Sequence[str] = KDSWEEP, **variables: str
     ) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*program, *map(str, arguments)],
             cwd=tmp_path,
             env=environment | variables,
@@ -49,8 +48,13 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Start:
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return begin
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def ids(grid: Path) -> list[str]:
@@ -155,7 +159,7 @@ def test_a_second_launch_is_refused_and_ctrl_c_leaves_in_order_losing_nothing(
 ) -> None:
     grid, store = write_grid(), tmp_path / "runs" / "tiny"
     launch = start("launch", grid, program=PROGRAM, **ENDLESS)
-    wait_for(lambda: len(list(store.glob("work/*/*/checkpoints"))) == 2)
+    wait_for(lambda: is_in_a_trial(store))
     second = process("launch", grid)
     assert second.returncode == 73
     assert f"pid {launch.pid}" in second.stderr

@@ -59,7 +59,8 @@ def computed(
     with pytest.MonkeyPatch.context() as variables:
         variables.setenv("KDSWEEP_CACHE_DIR", str(folder / "cache"))
         grid, store = folder / "grid.yaml", folder / "runs" / "tiny"
-        launch(grid, store=store, executor=Choice("serial"), quiet=True)
+        ended = launch(grid, store=store, executor=Choice("serial"), quiet=True)
+    assert (ended.failed, ended.left) == ((), 0)
     return folder
 
 

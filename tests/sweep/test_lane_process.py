@@ -13,14 +13,12 @@ from textwrap import dedent
 
 import psutil
 import pytest
-from toy import PROGRAM
+from toy import ENDLESS, PROGRAM
 
 from kdsweep.results.store import Store
 from kdsweep.sweep.lane_process import LaneProcess, private_memory
 from kdsweep.sweep.lock import cancel_request
 from kdsweep.sweep.work import Outcome, Work
-
-WriteGrid = Callable[..., Path]
 
 
 def finish(lane: LaneProcess) -> Outcome:
@@ -346,8 +344,9 @@ def test_a_lane_whose_memory_may_be_harmed_is_replaced(
 def test_sigterm_lets_a_lane_checkpoint_and_leave_and_the_next_attempt_goes_on(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # More steps than any machine takes in a test; of toys only trials can have them.
-    monkeypatch.setenv("TOY_STEPS", "1000000")
+    for name, value in ENDLESS.items():
+        monkeypatch.setenv(name, value)
+    # Of toys only trials can have so many steps.
     work = work.model_copy(update={"what": "trial"})
     lane = LaneProcess(PROGRAM)
     rows = []

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from toy import PROGRAM
+from toy import KDSWEEP
 
 from kdsweep import results
 
@@ -18,9 +18,10 @@ def test_a_launch_goes_on_when_nobody_reads_what_it_says(
 ) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    words = ["launch", str(write_grid()), "--executor", "serial"]
+    axes = {"knowledge": ["hard_labels"], "shape": [{"layers": 1, "width": 16, "heads": 2}]}
+    words = ["launch", str(write_grid(axes=axes)), "--executor", "serial"]
     ended = subprocess.run(
-        [*PROGRAM, *words],
+        [*KDSWEEP, *words],
         cwd=tmp_path,
         env=environment,
         stdout=writer,

@@ -52,14 +52,17 @@ def test_an_address_where_nothing_listens_ends_with_75_and_writes_nothing(
         check_reachable(address)
 
 
-def test_no_cluster_to_join_is_no_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("who", ["canonicalize_bootstrap_address_or_die", "ray.init"])
+def test_no_cluster_to_join_is_no_full_disk(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = pytest.importorskip("kdsweep.sweep.driver")
 
-    def find(_: str) -> str:
+    def fail(*_: object, **__: object) -> None:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    # Other tests may run one meanwhile.
-    monkeypatch.setattr(driver, "canonicalize_bootstrap_address_or_die", find)
+    # Other tests may run a cluster meanwhile: it is neither found nor asked.
+    monkeypatch.setattr(driver, "canonicalize_bootstrap_address_or_die", str)
+    monkeypatch.setattr(driver, "check_reachable", lambda _: None)
+    monkeypatch.setattr(f"{driver.__name__}.{who}", fail)
     with pytest.raises(ClusterUnreachableError, match="answers at auto: Could not find"):
         driver._ray("auto").__enter__()
 

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from toy import PROGRAM, wait_for
+from toy import ENDLESS, PROGRAM, is_in_a_trial, wait_for
 
 from kdsweep import results
 from kdsweep.results.schema import Attempt
@@ -25,13 +25,12 @@ from kdsweep.sweep.errors import NothingMatchesError
 from kdsweep.sweep.lock import Holder, Lock, drain_request, take
 from kdsweep.sweep.retrying import failures_by_class
 from kdsweep.sweep.stop_request import ask_to_stop
+from kdsweep.sweep.work import Keeper, Outcome, Work, run
 
 Kdsweep = Callable[..., CompletedProcess[str]]
 WriteGrid = Callable[..., Path]
 
 SERIAL = ("--executor", "serial", "--quiet")
-ENDLESS = {"TOY_STEPS": "1000000"}
-"""More steps than any machine takes while a test looks on."""
 
 
 def make_sweep(folder: Path) -> Path:
@@ -94,13 +93,7 @@ def test_a_launch_on_another_host_that_died_is_not_waited_for_longer_than_a_minu
 class Running:
     """A serial launch of trials that train nothing, in the middle of one."""
 
-    def __init__(
-        self,
-        grid: Path,
-        environment: Mapping[str, str],
-        *,
-        until: Callable[[], bool] | None = None,
-    ) -> None:
+    def __init__(self, grid: Path, environment: Mapping[str, str]) -> None:
         self.store = grid.parent / "runs" / "tiny"
         self.process = subprocess.Popen(
             [*PROGRAM, "launch", str(grid), *SERIAL],
@@ -110,25 +103,39 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(until or self.is_in_a_trial)
 
-    def is_in_a_trial(self) -> bool:
-        """Whether the teacher is prepared, and a trial has a checkpoint."""
+    def wait(self, condition: Callable[[], bool]) -> None:
+        wait_for(lambda: self.process.poll() is not None or condition())
         assert self.process.poll() is None, self.process.communicate()[1]
-        if not self.store.is_dir():
-            return False
-        done = {attempt.id for attempt in Store(self.store).read_attempts()}
-        begun = {path.parts[-4] for path in self.store.glob("work/*/*/checkpoints/step-*")}
-        return bool(done) and bool(begun - done)
 
     def end(self, *, seconds: float = 120) -> tuple[int, str]:
         said = self.process.communicate(timeout=seconds)[1]
         return self.process.returncode, said
 
 
+Begin = Callable[..., Running]
+
+
 @pytest.fixture
-def running(write_grid: WriteGrid, environment: dict[str, str]) -> Running:
-    return Running(write_grid(), environment)
+def begin(write_grid: WriteGrid, environment: dict[str, str]) -> Iterator[Begin]:
+    """Starts a launch, and sees to it that none outlives the test."""
+    begun: list[Running] = []
+
+    def start(**variables: str) -> Running:
+        begun.append(Running(write_grid(), environment | variables))
+        return begun[-1]
+
+    yield start
+    for running in begun:
+        running.process.kill()
+        running.process.communicate()
+
+
+@pytest.fixture
+def running(begin: Begin) -> Running:
+    made = begin()
+    made.wait(lambda: is_in_a_trial(made.store))
+    return made
 
 
 def statuses(store: Path) -> list[str]:
@@ -157,6 +164,24 @@ def test_sigterm_has_a_launch_checkpoint_and_leave_with_75(running: Running) -> 
     assert set(results.load(running.store).trials["status"]) == {"pending"}
 
 
+def test_a_training_that_is_asked_to_leave_is_saved_as_it_is_and_goes_on_from_there(
+    work: Work,
+) -> None:
+    keeper, asked = Keeper(), iter([False] * 5 + [True])
+
+    def run_once(number: int, stop: Callable[[], bool]) -> Outcome:
+        again = {"number": number, "parent": (work.epoch, 1) if number > 1 else None}
+        # Too long for any checkpoint that nobody asked for.
+        attempt = work.model_copy(update={**again, "checkpoint_seconds": 1e9})
+        return run(attempt, keeper=keeper, stop=stop, beat=lambda _: None, tell=lambda _: None)
+
+    assert run_once(1, lambda: next(asked)) == Outcome(status="interrupted", step=5)
+    assert run_once(2, lambda: False).status == "completed"
+    first, second = Store(work.store).read_attempts()
+    assert (first.status, second.status) == ("interrupted", "completed")
+    assert second.resumed_from_step == 5
+
+
 def test_grace_ends_what_runs_and_not_what_puts_the_store_in_order_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,12 +201,12 @@ def test_grace_ends_what_runs_and_not_what_puts_the_store_in_order_afterwards(
 
 
 def test_a_second_ctrl_c_ends_a_launch_whose_trial_does_not_listen(
-    write_grid: WriteGrid, environment: dict[str, str], tmp_path: Path
+    begin: Begin, tmp_path: Path
 ) -> None:
     held = tmp_path / "held"
     # Whatever trains first stands still once it has a checkpoint.
-    hang = environment | {"KDSWEEP_FAILPOINT": f"checkpoint=hang::{held}"}
-    running = Running(write_grid(), hang, until=held.exists)
+    running = begin(KDSWEEP_FAILPOINT=f"checkpoint=hang::{held}")
+    running.wait(held.exists)
     running.process.send_signal(signal.SIGINT)
     wait_for(lambda: bool(list((running.store / "locks").glob("*.drain"))))
     running.process.send_signal(signal.SIGINT)
@@ -208,11 +233,8 @@ def test_a_launch_that_wakes_up_after_it_was_overtaken_commits_nothing_and_leave
 
 
 def test_single_trials_of_a_launch_are_cancelled_and_the_others_go_on(
-    write_grid: WriteGrid,
-    environment: dict[str, str],
-    kdsweep: Kdsweep,
+    running: Running, kdsweep: Kdsweep
 ) -> None:
-    running = Running(write_grid(), environment)
     store = running.store
     first, second, third, _ = results.load(store).trials["trial_id"]
     said = kdsweep("stop", store, "--trial", first[:12], "--trial", second)

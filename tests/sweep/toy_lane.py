@@ -2,13 +2,15 @@
 
 Everything else is real: the lane, its process, checkpoints, history, commits, failpoints.
 `TOY_STEPS` and `TOY_SECONDS` say how many steps a trial has and how long each takes,
-`TOY_FAULT=nan:3fa8` what goes wrong with trials whose ids begin so. Teachers have four steps.
+`TOY_FAULT=nan:3fa8` what goes wrong with trials whose ids begin so. Teachers and stages have
+four steps at most.
 
 Run as a command it is `kdsweep` with this lane in the place of the one that trains.
 """
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,7 +65,7 @@ class ToyKeeper(Keeper):
             saved = store.work_folder(work.id, epoch, number) / "checkpoints"
             first = max(int(path.name.partition("-")[2]) for path in saved.glob("step-*"))
         yield Resolved({"resumed_from_step": first, "terms": []})
-        steps = STEPS if work.what == "trial" else FEW
+        steps = STEPS if work.what == "trial" else min(STEPS, FEW)
         rungs = rung_steps(work.rungs, num_steps=steps, times=steps)
         for step in range(first + 1, steps + 1):
             last = score(work.id, step - 1)
@@ -83,16 +85,16 @@ class ToyKeeper(Keeper):
             _checkpoint(work.folder / "checkpoints" / f"step-{step:09}")
         if work.what == "teacher":
             publish_folder(store.teacher_folder(work.id), _save)
-        last = score(work.id, STEPS)
+        last = score(work.id, steps)
         yield Finished(
-            step=STEPS,
+            step=steps,
             values={
                 "primary_metric": "accuracy",
                 # Far above any floor.
                 "select/accuracy": 1.0,
                 "select/majority": 0.0,
                 **dict.fromkeys(("select/primary", "select/primary/best", "report/primary"), last),
-                "select/primary/best_step": STEPS,
+                "select/primary/best_step": steps,
             },
             predictions=Predictions(select=_said(work.id), report=_said(work.id)),
             save_student=_save,
@@ -140,6 +142,8 @@ def go_wrong(id: str) -> None:
 def _checkpoint(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     publish_folder(folder, _save)
+    for older in sorted(folder.parent.glob("step-*"))[:-2]:
+        shutil.rmtree(older)
 
 
 def _save(folder: Path) -> None:
