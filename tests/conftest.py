@@ -1,5 +1,6 @@
-"""Fixtures that tests of several packages share, and the table of faults."""
+"""Fixtures that tests of several packages share, how many run at once, and the table of faults."""
 
+import os
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +14,11 @@ settings.load_profile("kdsweep")
 
 COLLECTED = pytest.StashKey[frozenset[Fault]]()
 """The faults for which there are tests, whether they are run or not."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: launches wait for Ray, for locks and for disks."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
